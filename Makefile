@@ -1,0 +1,38 @@
+# The two commands of a newcomer are `make quickstart` and `make test`. Both set up .venv first.
+.PHONY: quickstart test lint benchmark clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+quickstart: $(INSTALLED)
+	$(BIN)/igpt-jobs quickstart $(QUICKSTART)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmark: $(INSTALLED_DEV)
+	$(BIN)/python -m benchmarks
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@ $(INSTALLED)
+
+$(VENV):
+	$(PYTHON) -c 'import sys; sys.exit("igpt-jobs needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) dist build

@@ -1,0 +1,86 @@
+"""What the verbs share: options, opening the store, and where output goes.
+
+With --json one document goes to standard output; messages for people always go to standard error.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from igpt.runs import Run, find_run
+from igpt.storage import Store, open_store, resolve_store
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Where runs and data live: a folder or s3://bucket/prefix. "
+        "Default: IGPT_STORE, then igpt.yaml, then ./igpt-store.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", help="A cluster file: a path, or a name in clusters/.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", help="Stay and watch; Ctrl-C leaves the run alive.")
+]
+OverrideArguments = Annotated[
+    list[str] | None,
+    typer.Argument(help="Overrides, e.g. optimizer.learning_rate=3e-3", show_default=False),
+]
+RunArgument = Annotated[str, typer.Argument(help="A run's name, or the beginning of it.")]
+
+
+def store_of(option: str | None) -> Store:
+    """The store that was asked for, settled by option, environment and igpt.yaml."""
+    uri, settings, _ = resolve_store(option, os.environ, here())
+    # The supervisor and the workers inherit how to reach it; credentials stay in boto3's chain.
+    os.environ.update(settings.to_environment())
+    return open_store(uri, settings)
+
+
+def run_of(wanted: str, store: str | None) -> Run:
+    """The run that was asked for."""
+    return find_run(store_of(store), wanted)
+
+
+def here() -> Path:
+    """Where relative paths begin."""
+    return Path.cwd()
+
+
+def say(text: str) -> None:
+    """A message for people, to standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def out(text: str) -> None:
+    """What was asked for, to standard output."""
+    print(text, flush=True)  # noqa: T201
+
+
+def print_json(document: Any) -> None:
+    """The one document of --json."""
+    out(json.dumps(document, indent=1))
+
+
+def age(then: float, now: float | None = None) -> str:
+    """`42 s`, `7 min`, `3 h`, `5 d`: how long ago."""
+    seconds = max(0.0, (time.time() if now is None else now) - then)
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def facts_table(facts: dict[str, str]) -> str:
+    """Facts as aligned lines."""
+    width = max((len(key) for key in facts), default=0)
+    return "\n".join(f"  {key:<{width}}  {value}" for key, value in facts.items())

@@ -1,0 +1,49 @@
+"""`igpt-jobs list`."""
+
+from rich.console import Console
+from rich.table import Table
+
+from igpt.cli.common import JsonOption, StoreOption, age, out, print_json, say, store_of
+from igpt.clusters import status
+from igpt.runs.listing import list_hints
+from igpt.runs.record import open_run
+
+
+def command(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """The runs of a store, the newest first.
+
+    Example: igpt-jobs list --store s3://bucket/study
+    """
+    root = store_of(store)
+    rows = []
+    for hint in list_hints(root):
+        # The hint of a run that should be alive may be out of date; its record is not.
+        state = status(open_run(root, hint.run)).state if hint.state.active else hint.state
+        rows.append((hint, state))
+    if as_json:
+        print_json(
+            [
+                {
+                    "run": hint.run,
+                    "state": state,
+                    "submitted": hint.submitted,
+                    "changed": hint.changed,
+                }
+                for hint, state in rows
+            ]
+        )
+        return
+    if not rows:
+        say(f"no runs in {root.uri}; igpt-jobs submit JOB starts one")
+        return
+    console = Console()
+    if not console.is_terminal:
+        for hint, state in rows:
+            out(f"{hint.run}\t{state}\t{age(hint.submitted)}")
+        return
+    table = Table("run", "state", "submitted", "changed", box=None, header_style="bold")
+    for hint, state in rows:
+        table.add_row(
+            hint.run, str(state), f"{age(hint.submitted)} ago", f"{age(hint.changed)} ago"
+        )
+    console.print(table)

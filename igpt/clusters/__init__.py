@@ -1,0 +1,22 @@
+"""Where a run runs: one interface over the kinds of cluster, today `local`.
+
+plan(run) -> Plan      what would be started, as text; what --dry-run shows
+submit(run, attempt)   starts the supervisor of the run
+alive(run)             whether its supervisor lives; None where that cannot be known from here
+cancel(run)            asks it to stop now
+"""
+
+from igpt.clusters.base import Backend, ClusterConfig, Plan, load_cluster
+from igpt.clusters.submission import Submission, cancel, resume, status, submit
+
+__all__ = [
+    "Backend",
+    "ClusterConfig",
+    "Plan",
+    "Submission",
+    "cancel",
+    "load_cluster",
+    "resume",
+    "status",
+    "submit",
+]

@@ -1,0 +1,140 @@
+"""The cluster `local`: worker processes on this machine, behind a queue.
+
+A submission starts one detached supervisor process (igpt/clusters/supervisor.py), which outlives
+the client, waits for its turn and starts the workers.
+"""
+
+import contextlib
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from igpt.clusters.base import Backend, ClusterConfig, Plan
+from igpt.errors import Unreachable
+from igpt.runs import Run
+from igpt.runs import events as ev
+from igpt.runs.failures import RetryBudget
+
+#: How long the client waits for the supervisor's own sign of life.
+LAUNCH_SECONDS = 30.0
+
+
+class LocalCluster(ClusterConfig):
+    """Configuration of a local cluster."""
+
+    kind: Literal["local"] = "local"
+    workers: int = Field(default=1, ge=1, description="processes that share each batch")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of each worker; null: cores / workers"
+    )
+    max_parallel: int = Field(default=1, ge=1, description="runs at once on this machine")
+    heartbeat_seconds: float = Field(default=5.0, gt=0, description="between signs of life")
+    grace_seconds: float = Field(
+        default=120.0, gt=0, description="for a checkpoint after being asked to stop"
+    )
+    retries: RetryBudget = Field(default_factory=RetryBudget)
+
+    def backend(self) -> Backend:
+        """The local backend."""
+        return LocalBackend(self)
+
+    def threads_per_worker(self) -> int:
+        """CPU threads of each worker."""
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return self.threads or max(1, cores // self.workers)
+
+
+class LocalBackend:
+    """Starts supervisors on this machine."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self.cluster = cluster
+
+    def plan(self, run_uri: str) -> Plan:
+        """The command of the supervisor and what it will start."""
+        cluster = self.cluster
+        return Plan(
+            {
+                "cluster": f"local: {cluster.workers} workers x {cluster.threads_per_worker()} "
+                f"threads, at most {cluster.max_parallel} runs at once"
+            },
+            shlex.join(supervisor_command(run_uri, 1)),
+        )
+
+    def submit(self, run: Run, attempt: int) -> dict[str, Any]:
+        """Starts the supervisor, detached, and waits until it has recorded itself."""
+        folder = state_folder() / "supervisors"
+        folder.mkdir(parents=True, exist_ok=True)
+        output = folder / f"{run.id}-{attempt:04d}.log"
+        with output.open("wb") as log:
+            process = subprocess.Popen(
+                supervisor_command(run.uri, attempt),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
+        deadline = time.monotonic() + LAUNCH_SECONDS
+        while time.monotonic() < deadline:
+            launched = _launched(run)
+            if launched is not None and launched.get("pid") == process.pid:
+                return launched
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        said = output.read_text(errors="replace").strip().splitlines()
+        raise Unreachable(
+            f"the supervisor of run {run.id} did not start: {said[-1] if said else 'no output'}",
+            mend=f"Its output is in {output}; igpt-jobs resume {run.id} tries again",
+        )
+
+    def alive(self, run: Run) -> bool | None:
+        """Whether the supervisor's process is there, where it is on this machine."""
+        launched = _launched(run)
+        if launched is None or launched.get("host") != platform.node():
+            return None
+        return process_started(int(launched["pid"])) == launched.get("started")
+
+    def cancel(self, run: Run) -> None:
+        """Wakes the supervisor up; without it, the request waits in the record."""
+        launched = _launched(run)
+        if launched is not None and self.alive(run):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(launched["pid"]), signal.SIGUSR1)
+
+
+def supervisor_command(run_uri: str, attempt: int) -> list[str]:
+    """How the supervisor of a run is started."""
+    return [sys.executable, "-m", "igpt.clusters.supervisor", run_uri, str(attempt)]
+
+
+def state_folder() -> Path:
+    """Where this machine keeps its queue and the supervisors' own output."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "igpt-jobs"
+
+
+def process_started(pid: int) -> str | None:
+    """When a living process started, as the kernel counts it; None where there is none.
+
+    With the process id it identifies a process, also after the id has been used again.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _launched(run: Run) -> dict[str, Any] | None:
+    launches = [event for event in run.events() if event.kind == ev.LAUNCHED]
+    return launches[-1].fields if launches else None

@@ -1,0 +1,220 @@
+"""The pass over a data set that writes every layer's pooled features (`igpt.evaluation.features`).
+
+Any number of workers share it, and any of them may be interrupted: a chunk is finished when its
+part is there, and whoever comes back passes over it.
+"""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from igpt.errors import DataCorrupt, IgptError, UserError
+from igpt.evaluation.features import MEND, Chunk, SplitIndex, read_index
+from igpt.storage import Store
+from igpt.storage.files import explained
+
+if TYPE_CHECKING:
+    from igpt.data import Dataset
+    from igpt.model.transformer import ImageGPT
+
+_LARGEST = float(np.finfo(np.float16).max)
+_POLL = 2.0  # seconds between two looks at the store
+
+#: The files of a split, and the rows that each holds.
+_Plan = list[tuple[str, range]]
+
+
+def model_digest(model: "ImageGPT") -> str:
+    """sha256, hexadecimal, of the network's shape and each parameter's name, type and bytes.
+
+    It depends on nothing else, so an untrained network has a digest of its own for each seed.
+    """
+    import torch
+
+    total = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, parameter in sorted(model.named_parameters()):
+        total.update(f"\n{name} {parameter.dtype} {list(parameter.shape)}\n".encode())
+        values = parameter.detach().cpu().contiguous().reshape(-1)
+        total.update(values.view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def write_features(
+    model: "ImageGPT",
+    data: "Dataset",
+    split: str,
+    store: Store,
+    *,
+    batch: int = 128,
+    chunk: int = 4096,
+    rank: int = 0,
+    world_size: int = 1,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    timeout: float = 3600.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Writes this rank's chunks of a split to `store`, the folder of one key; returns how many.
+
+    Chunk c, of `chunk` samples, is computed by rank c % world_size, `batch` images at once, with
+    the model as it is but moved to `device`. Chunks that are there already are passed over.
+    `progress(done, total)` counts the samples of this rank. Rank 0 waits for the others' chunks and
+    writes the index; the others return before that.
+
+    Raises UserError where the data does not fit the model, NotFound for a split that there is not,
+    IgptError for features that float16 cannot hold, and where no other rank has finished a chunk
+    for `timeout` seconds.
+    """
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank {rank} is not one of {world_size} workers")
+    if (model.config.resolution, model.config.colors) != (data.index.resolution, data.index.colors):
+        raise UserError(
+            f"the data has {data.index.resolution}x{data.index.resolution} images in "
+            f"{data.index.colors} colours",
+            expected=f"those of the model, {model.config.resolution}x{model.config.resolution} "
+            f"in {model.config.colors} colours",
+        )
+    samples = data.samples(split)
+    if store.exists(f"{split}.json"):
+        found = read_index(store, split).samples
+        if found != samples:
+            raise UserError(
+                f"{store.uri} holds features of {found} {split} samples",
+                expected=f"{samples}, as in the data",
+                mend="Write them to the folder of their own key",
+            )
+        return 0
+
+    model.to(device)
+    plan = [
+        (f"{split}-{number:06d}.npy", range(first, min(first + chunk, samples)))
+        for number, first in enumerate(range(0, samples, chunk))
+    ]
+    mine = plan[rank::world_size]
+    finished = _finished(store, mine)
+    done, total = 0, sum(len(rows) for _, rows in mine)
+    for name, rows in mine:
+        if name not in finished:
+            _write_chunk(model, data, split, store, name, rows, batch, device)
+        done += len(rows)
+        if progress is not None:
+            progress(done, total)
+    if rank == 0:
+        index = SplitIndex(
+            samples=samples,
+            layers=model.config.layers + 1,
+            width=model.config.width,
+            chunks=tuple(_wait(store, plan, timeout, clock, sleep)),
+        )
+        store.put(f"{split}.json", (index.model_dump_json(indent=1) + "\n").encode())
+    return len(mine) - len(finished)
+
+
+def _write_chunk(
+    model: "ImageGPT",
+    data: "Dataset",
+    split: str,
+    store: Store,
+    name: str,
+    rows: range,
+    batch: int,
+    device: str,
+) -> None:
+    """Writes the chunk and then what is in it."""
+    import torch
+
+    shape = (model.config.layers + 1, len(rows), model.config.width)
+    with tempfile.TemporaryDirectory(prefix="igpt-features-") as folder:
+        path = Path(folder) / name
+        with explained("written", path):
+            features = np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
+        for start in range(0, len(rows), batch):
+            numbers = np.arange(rows[start], min(rows[start] + batch, rows.stop))
+            tokens = torch.from_numpy(data.tokens(split, numbers).astype(np.int64)).to(device)
+            pooled = model.features(tokens).float().cpu().numpy()
+            _check_range(pooled)
+            features[:, start : start + len(numbers)] = pooled
+        with explained("written", path):
+            features.flush()
+            del features
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        store.upload(name, path)
+        part = Chunk(
+            name=name,
+            bytes=path.stat().st_size,
+            sha256=digest,
+            samples=len(rows),
+            first=rows.start,
+        )
+    store.put(_part(name), part.model_dump_json().encode())
+
+
+def _check_range(pooled: NDArray[np.float32]) -> None:
+    """Raises IgptError where float16 cannot hold features [L+1, n, d]."""
+    highest = np.abs(pooled).max(axis=(1, 2))
+    if not (highest <= _LARGEST).all():  # not-a-number is refused too
+        layer = int(np.flatnonzero(~(highest <= _LARGEST))[0])
+        raise IgptError(
+            f"features of layer {layer} reach {highest[layer]:g}",
+            expected=f"at most {_LARGEST:g}, which is what float16 holds",
+            mend="The network has diverged: use an earlier checkpoint",
+        )
+
+
+def _finished(store: Store, plan: _Plan) -> dict[str, Chunk]:
+    """The chunks of `plan` that are there: written for these rows, with the size it should have."""
+    sizes = {found.key: found.size for found in store.objects()}
+    finished = {}
+    for name, rows in plan:
+        if _part(name) in sizes:
+            content = store.get(_part(name))
+            try:
+                part = Chunk.model_validate_json(content)
+            except ValidationError:
+                raise DataCorrupt(
+                    f"{store.uri}/{_part(name)} is not what was written", mend=MEND
+                ) from None
+            same = (part.name, part.first, part.samples) == (name, rows.start, len(rows))
+            if same and sizes.get(name) == part.bytes:
+                finished[name] = part
+    return finished
+
+
+def _wait(
+    store: Store,
+    plan: _Plan,
+    timeout: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> list[Chunk]:
+    """All chunks of the plan, once they are there; the clock starts anew with each that comes."""
+    found: dict[str, Chunk] = {}
+    since = clock()
+    while True:
+        fresh = _finished(store, [(name, rows) for name, rows in plan if name not in found])
+        found |= fresh
+        if len(found) == len(plan):
+            return [found[name] for name, _ in plan]
+        if fresh:
+            since = clock()
+        elif clock() - since > timeout:
+            missing = [name for name, _ in plan if name not in found]
+            raise IgptError(
+                f"{store.uri}: {len(missing)} chunks of other workers have not come for "
+                f"{timeout:.0f} seconds, the first is {missing[0]}",
+                mend="Start the same job again: finished chunks are kept",
+            )
+        sleep(_POLL)
+
+
+def _part(name: str) -> str:
+    return name.removesuffix(".npy") + ".json"

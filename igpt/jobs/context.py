@@ -1,0 +1,131 @@
+"""What an entry function is handed: the run, its rank, the stop flag, and where to report."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igpt.errors import IgptError
+from igpt.runs import Run
+from igpt.runs.attempts import Claim, superseded
+from igpt.storage import Store
+
+#: Metric lines wait at most this long before they are written as a part of their own.
+FLUSH_SECONDS = 10.0
+#: The log gets a line of progress this often.
+LOG_SECONDS = 10.0
+
+log = logging.getLogger("igpt")
+
+
+class Stopped(IgptError):
+    """The entry stopped because it was asked to, with its work saved: start it again."""
+
+
+class RunSink:
+    """Reports of a worker: metrics and events into the run, progress to the parent process.
+
+    Implements the `Sink` of igpt.training. Metrics become immutable parts named by their first
+    step; `flush` returns when they are durable.
+    """
+
+    def __init__(self, run: Run, attempt: int, scratch: Path | None) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._scratch = scratch
+        self._pending: list[dict[str, object]] = []
+        self._flushed = time.monotonic()
+        self._logged = 0.0
+        self._lock = threading.Lock()
+
+    def metrics(self, lines: list[dict[str, object]]) -> None:
+        """Adds lines, each with its `step`, in the order of steps."""
+        with self._lock:
+            self._pending += lines
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending as one part."""
+        with self._lock:
+            lines, self._pending = self._pending, []
+            self._flushed = time.monotonic()
+            if not lines:
+                return
+            # The suffix keeps a part apart from one that begins with the same step: a validation's
+            # line carries the step of the training line before it.
+            suffix = "-validation" if "validation_loss" in lines[0] else ""
+            key = f"attempts/{self._attempt:04d}/metrics-{lines[0]['step']:09d}{suffix}.jsonl"
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            self._run.record.put(key, text.encode())
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Adds an event of this attempt, and says so in the log."""
+        log.info("%s %s", kind, "  ".join(f"{name} {value}" for name, value in fields.items()))
+        self._run.event(kind, writer="worker", attempt=self._attempt, **fields)
+
+    def progress(self, **fields: object) -> None:
+        """Replaces what the heartbeat shows of this attempt; now and then the log gets a line.
+
+        done, total, unit: how far the work is. Others as the job likes, such as loss (nats per
+        token) and tokens_per_second.
+        """
+        if time.monotonic() - self._logged > LOG_SECONDS or fields.get("done") == fields["total"]:
+            self._logged = time.monotonic()
+            log.info("%s", progress_line(fields))
+        if self._scratch is not None:
+            write_beside(self._scratch / "progress.json", fields)
+
+    def superseded(self) -> bool:
+        """Whether a newer attempt has claimed the run."""
+        return superseded(self._run.record, self._attempt)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A worker's place in the world."""
+
+    run: Run
+    claim: Claim
+    rank: int
+    world_size: int
+    local_rank: int
+    stop: Callable[[], bool]
+    sink: RunSink
+
+    @property
+    def root(self) -> Store:
+        """The whole store."""
+        return self.run.root
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt."""
+        return self.claim.attempt
+
+    def check_stop(self) -> None:
+        """For work that is saved piece by piece: raises Stopped when asked to stop."""
+        if self.stop():
+            raise Stopped("stopped as asked; finished pieces are kept")
+
+
+def progress_line(fields: Mapping[str, Any]) -> str:
+    """Progress for people: `steps 120/2000  loss 3.1415  20,480 tokens/s`."""
+    parts = [f"{fields['unit']} {fields['done']:,}/{fields['total']:,}"] if "done" in fields else []
+    if (loss := fields.get("loss")) is not None:
+        parts.append(f"loss {loss:.4f}")
+    if (rate := fields.get("tokens_per_second")) is not None:
+        parts.append(f"{rate:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+def write_beside(path: Path, body: dict[str, Any]) -> None:
+    """Replaces a small local file whole, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(body))
+    temporary.replace(path)

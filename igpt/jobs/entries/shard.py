@@ -1,0 +1,63 @@
+"""Carries out `shard`: fits or loads the palette, then writes this rank's shards."""
+
+from typing import Any
+
+from igpt.data import Palette, open_source, palette_for, write_shards
+from igpt.errors import UserError
+from igpt.jobs.context import Context
+from igpt.jobs.references import open_reference
+from igpt.jobs.shard import ShardConfig
+
+
+def run(config: ShardConfig, context: Context) -> dict[str, Any]:
+    """Writes the data set; the result names it and what is in it."""
+    source = open_source(config.source)
+    if source.digest != context.run.spec().inputs["source"]:
+        raise UserError(
+            f"{config.source} is not what it was when the run was submitted",
+            mend="Submit again to use the images as they are now",
+        )
+    output = open_reference(context.root, config.output)
+    if config.palette == "fit":
+        palette = palette_for(
+            source,
+            output,
+            resolution=config.resolution,
+            colors=config.colors,
+            seed=config.seed,
+            images=config.palette_images,
+            resampling=config.resampling,
+        )
+    else:
+        palette = Palette.load(config.palette)
+
+    def progress(done: int, total: int) -> None:
+        context.check_stop()
+        if context.rank == 0:
+            context.sink.progress(done=done, total=total, unit="images")
+
+    index = write_shards(
+        source,
+        output,
+        resolution=config.resolution,
+        palette=palette,
+        samples_per_shard=config.samples_per_shard,
+        crops=config.crops,
+        seed=config.seed,
+        validation_fraction=config.validation,
+        test_fraction=config.test,
+        augment=config.augment,
+        resampling=config.resampling,
+        bad_images=config.bad_images,
+        rank=context.rank,
+        world_size=context.world_size,
+        progress=progress,
+    )
+    return {
+        "data": config.output,
+        "uri": output.uri,
+        "palette": index.palette_digest,
+        "colors": index.colors,
+        "samples": {name: split.samples for name, split in index.splits.items()},
+        "bad_images": [image.name for image in index.bad_images],
+    }

@@ -1,0 +1,62 @@
+"""Finding a recipe: a path as given, then the folder of its noun here, then the packaged copies.
+
+The nouns are `jobs`, `clusters` and `sweeps`. In a wheel the copies are inside the package; in an
+editable install they are the folders of the checkout.
+"""
+
+import shutil
+from pathlib import Path
+
+from igpt.config import nearest
+from igpt.errors import UserError
+
+NOUNS = ("jobs", "clusters", "sweeps")
+
+
+def packaged(noun: str) -> Path:
+    """The folder of the recipes that came with the package."""
+    package = Path(__file__).parent.parent
+    inside = package / "_recipes" / noun
+    return inside if inside.is_dir() else package.parent / noun
+
+
+def find_recipe(noun: str, name: str, folder: Path) -> Path:
+    """The file of recipe `name`, with or without `.yaml`. Raises UserError, naming the nearest."""
+    places = [folder, folder / noun, packaged(noun)]
+    for place in places:
+        for candidate in (name, f"{name}.yaml"):
+            path = place / candidate
+            if path.is_file() and (path.suffix in (".yaml", ".yml")):
+                return path
+    known = recipe_names(noun, folder)
+    hint = nearest(name.removesuffix(".yaml"), known)
+    raise UserError(
+        f"there is no {noun.removesuffix('s')} {name!r}{hint}",
+        expected=f"a path, or one of {', '.join(known)}",
+        mend=f"igpt-jobs init writes the recipes to ./{noun}/",
+    )
+
+
+def recipe_names(noun: str, folder: Path) -> list[str]:
+    """The names of the recipes that can be given without a path."""
+    found = {
+        path.stem for place in (folder / noun, packaged(noun)) for path in place.glob("*.yaml")
+    }
+    return sorted(found)
+
+
+def write_recipes(folder: Path, *, force: bool = False) -> tuple[list[Path], list[Path]]:
+    """Writes all packaged recipes into `folder`: (written, left alone because they were there)."""
+    written, kept = [], []
+    for noun in NOUNS:
+        for source in sorted(packaged(noun).glob("*")):
+            target = folder / noun / source.name
+            if source.suffix not in (".yaml", ".md"):
+                continue
+            if target.exists() and not force:
+                kept.append(target)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            written.append(target)
+    return written, kept

@@ -1,0 +1,72 @@
+"""The job `shard`: images in, quantized WebDataset shards out."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from igpt.data import check_source, open_source
+from igpt.data.preprocessing import Filter
+from igpt.errors import UserError
+from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.references import open_reference, settle
+from igpt.storage import check_writable
+
+
+class ShardConfig(JobConfig):
+    """Configuration of `shard`."""
+
+    job: Literal["shard"] = "shard"
+    source: str = Field(description="folder:PATH, or tar:PATH or zip:PATH of an image folder")
+    output: str = Field(description="where the shards go; data/NAME is inside the store")
+    resolution: int = Field(default=32, ge=1, le=1024, description="side in pixels")
+    palette: str = Field(default="fit", description="fit, or a .npy or preprocessor_config.json")
+    colors: int = Field(default=512, ge=2, le=65536, description="colours to fit")
+    palette_images: int = Field(default=2000, ge=1, description="images the palette is fitted on")
+    samples_per_shard: int = Field(default=10_000, ge=1)
+    crops: int = Field(default=1, ge=1, description="random crops of each training image")
+    augment: bool = Field(default=True, description="random crops for train; false: the centre")
+    resampling: Filter = Field(default="bicubic", description="Pillow's filter, antialiased")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="held out of train if none is")
+    test: float = Field(default=0.0, ge=0, lt=1, description="held out of train if none is")
+    bad_images: int = Field(default=0, ge=0, description="unreadable images to bear before failing")
+    seed: int = Field(default=0, ge=0)
+
+
+def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
+    """Opens the source and decodes an even sample of it; checks that the output can be written."""
+    scheme, colon, path = config.source.partition(":")
+    if not colon:
+        raise UserError(
+            f"source {config.source!r} names no kind",
+            expected="folder:PATH, tar:PATH or zip:PATH",
+            mend=f"Try source=folder:{config.source}",
+        )
+    source_uri = f"{scheme}:{path if '://' in path else (preparation.folder / path).resolve()}"
+    source = open_source(source_uri)
+    if config.bad_images == 0:
+        check_source(source)
+    palette = (
+        config.palette
+        if config.palette == "fit"
+        else settle(
+            config.palette
+            if config.palette.startswith((".", "/", "~")) or "://" in config.palette
+            else f"./{config.palette}",
+            preparation.folder,
+        )
+    )
+    output = settle(config.output, preparation.folder)
+    check_writable(open_reference(preparation.root, output))
+    return Prepared(
+        config.model_copy(update={"source": source_uri, "output": output, "palette": palette}),
+        inputs={"source": source.digest},
+        facts={
+            "images": f"{len(source):,} in {len(source.classes)} classes",
+            "output": f"{output}, {config.resolution}x{config.resolution}",
+        },
+    )
+
+
+JOB = Job(
+    "shard", "images into quantized shards", ShardConfig, prepare, "igpt.jobs.entries.shard:run"
+)

@@ -1,0 +1,188 @@
+"""The one worker entry. A backend makes N processes call `main(run_uri, attempt)`; nothing else.
+
+Rank 0 claims the attempt by an exclusive create and with it fixes the checkpoint to start from; the
+others wait for the claim of their own launch. Then the job's entry runs, and rank 0 writes
+`result.json`, once. The exit code says how it ended: 0 finished, 75 stopped as asked and to be
+started again, else the code of the error's class (igpt.errors).
+
+Known from the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torch has
+them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent.
+"""
+
+import ctypes
+import errno
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from igpt.config import load
+from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.jobs.base import find_job
+from igpt.jobs.context import Context, RunSink, Stopped, write_beside
+from igpt.jobs.references import newest_checkpoint
+from igpt.runs import Run
+from igpt.runs import events as ev
+from igpt.runs.attempts import Claim, claim, read_claim
+from igpt.runs.failures import REQUEUE, FailureClass
+from igpt.runs.record import open_run
+from igpt.storage import open_store
+
+log = logging.getLogger("igpt")
+
+#: How long a rank waits for rank 0 to claim the attempt.
+CLAIM_SECONDS = 120.0
+
+
+class StopFlag:
+    """Set by USR2 or TERM, read by the loop. The handler does nothing else."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __call__(self) -> bool:
+        return self.set
+
+    def install(self) -> None:
+        """Replaces the handlers of both signals."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGUSR2, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.set = True
+
+
+def main(run_uri: str, attempt: int) -> int:
+    """Works on one attempt of a run as one rank; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    stop = StopFlag()
+    stop.install()
+    _end_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    scratch = Path(os.environ["IGPT_SCRATCH"]) if "IGPT_SCRATCH" in os.environ else None
+    try:
+        _work(run_uri, attempt, rank, stop, scratch)
+        return 0
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return REQUEUE
+    except Exception as error:
+        code, failure, reason = explain(error)
+        if isinstance(error, IgptError):
+            log.error("%s", reason)
+        else:
+            traceback.print_exception(error)  # a bug, or the machine's; its place helps
+        if scratch is not None:
+            write_beside(
+                scratch / f"failure-{rank}.json",
+                {"class": failure.value if failure else None, "reason": reason},
+            )
+        return code
+
+
+def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
+    """Exit code, class and one line for what ended the worker."""
+    if isinstance(error, Superseded):
+        return 6, None, str(error)
+    if isinstance(error, Unreachable | DataCorrupt):
+        return 3, FailureClass.STORAGE, str(error)
+    if isinstance(error, UserError | NotFound):
+        return 2, FailureClass.USER_ERROR, str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return 3, FailureClass.STORAGE, f"no space left: {error}"
+    reason = str(error) if isinstance(error, IgptError) else f"{type(error).__name__}: {error}"
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return 1, FailureClass.OUT_OF_MEMORY if memory else FailureClass.CRASH, reason
+
+
+def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
+    root_uri, _, identifier = run_uri.rpartition("/runs/")
+    run = open_run(open_store(root_uri), identifier)
+    spec = run.spec()
+    job = find_job(spec.job)
+    config = load(job.config, json.dumps(spec.config), f"{run_uri}/spec.yaml, config")
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    owned = _claim(run, attempt, world_size) if rank == 0 else _await_claim(run, attempt)
+    context = Context(
+        run=run,
+        claim=owned,
+        rank=rank,
+        world_size=world_size,
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        stop=stop,
+        sink=RunSink(run, attempt, scratch),
+    )
+    result = job.load_entry()(config, context)
+    if rank == 0:
+        context.sink.flush()
+        _finish(run, attempt, result)
+
+
+def _claim(run: Run, attempt: int, workers: int) -> Claim:
+    if run.record.exists("result.json"):
+        raise Superseded(f"run {run.id} has finished already")
+    best = newest_checkpoint(run)
+    wanted = Claim(
+        attempt=attempt,
+        launch=os.environ.get("IGPT_LAUNCH", "alone"),
+        host=platform.node(),
+        workers=workers,
+        time=time.time(),
+        start_step=best[0] if best else 0,
+        start_attempt=best[1] if best else None,
+    )
+    if not claim(run.record, wanted):
+        raise Superseded(f"attempt {attempt} of run {run.id} is another process's")
+    run.event(
+        ev.STARTED,
+        writer="worker",
+        attempt=attempt,
+        workers=workers,
+        start_step=wanted.start_step,
+        host=wanted.host,
+    )
+    return wanted
+
+
+def _await_claim(run: Run, attempt: int) -> Claim:
+    """Rank 0's claim of this very launch."""
+    deadline = time.monotonic() + CLAIM_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            found = read_claim(run.record, attempt)
+        except NotFound:
+            time.sleep(0.1)
+            continue
+        if found.launch != os.environ.get("IGPT_LAUNCH", "alone"):
+            raise Superseded(f"attempt {attempt} of run {run.id} is another launch's")
+        return found
+    raise Unreachable(f"rank 0 has not claimed attempt {attempt} within {CLAIM_SECONDS:.0f} s")
+
+
+def _finish(run: Run, attempt: int, result: dict[str, object]) -> None:
+    """The one result. A newer attempt's claim forbids it; an equal result may be there already."""
+    if RunSink(run, attempt, None).superseded():
+        raise Superseded(f"a newer attempt of run {run.id} owns it")
+    body = {"status": "finished", "attempt": attempt, "time": time.time(), **result}
+    run.record.create("result.json", json.dumps(body, indent=1).encode())
+    run.event(ev.FINISHED, writer="worker", attempt=attempt)
+
+
+def _end_with_parent() -> None:
+    """Asks the kernel for TERM when the parent dies, so that no rank trains on unwatched."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        expected = os.environ.get("IGPT_PARENT")
+        if expected and os.getppid() != int(expected):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

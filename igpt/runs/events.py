@@ -1,0 +1,67 @@
+"""What happened to a run, as small immutable objects whose names sort by time.
+
+`events/<time>-<writer>-<kind>.json`: the client, the supervisor and the workers all write, and an
+object store has no append, so every event is an object of its own.
+"""
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from igpt.storage import Store
+
+#: The life of a run, in words. Others (checkpointed, validated) are progress within an attempt.
+SUBMITTED = "submitted"  # the intent: written before anything is started
+LAUNCHED = "launched"  # a supervisor is there; carries its host and process id
+STARTED = "started"  # an attempt has claimed the run
+CHECKPOINTED = "checkpointed"
+FAILED = "failed"  # an attempt ended badly; `final` says whether that was the last
+PREEMPTED = "preempted"  # an attempt was asked to stop and did, after its checkpoint
+REQUEUED = "requeued"
+SUPERSEDED = "superseded"
+CANCEL_REQUESTED = "cancel-requested"
+CANCELLED = "cancelled"
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `time` is in seconds since the epoch, by the writer's clock."""
+
+    time: float
+    writer: str
+    kind: str
+    fields: dict[str, Any]
+
+    @property
+    def attempt(self) -> int | None:
+        """The attempt it belongs to, where it belongs to one."""
+        number = self.fields.get("attempt")
+        return number if isinstance(number, int) else None
+
+
+def timestamp(time: float) -> str:
+    """`20261124T101620.123456Z`: sorts as text the way it sorts in time."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def write_event(run: Store, kind: str, *, writer: str, time: float, **fields: Any) -> Event:
+    """Adds an event to a run's record. `writer` is a word: client, supervisor, worker."""
+    event = Event(time, f"{writer}.{os.getpid()}.{secrets.token_hex(2)}", kind, fields)
+    key = f"events/{timestamp(time)}-{event.writer}-{kind}.json"
+    body = {"time": time, "writer": event.writer, "kind": kind, **fields}
+    run.put(key, json.dumps(body, indent=1).encode())
+    return event
+
+
+def read_events(run: Store) -> list[Event]:
+    """All events of a run, oldest first."""
+    events = []
+    for name in run.children("events"):
+        body = json.loads(run.get(f"events/{name}"))
+        time, writer, kind = body.pop("time"), body.pop("writer"), body.pop("kind")
+        events.append(Event(float(time), str(writer), str(kind), body))
+    return sorted(events, key=lambda event: event.time)

@@ -1,0 +1,36 @@
+"""All runs of a store with one LIST: the newest hint of each run in `index/`.
+
+A hint is the name of an empty object, `index/<run>.<time>.<state>`. It may lag behind: a run whose
+supervisor died still says "running". So the state of what should be alive is taken from its record.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from igpt.runs.state import RunState
+from igpt.storage import Store
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What the index says of a run."""
+
+    run: str
+    state: RunState
+    submitted: float  # seconds since the epoch
+    changed: float
+
+
+def list_hints(root: Store) -> list[Hint]:
+    """The hint of every run, the newest run first."""
+    found: dict[str, list[tuple[float, RunState]]] = {}
+    for info in root.objects("index/"):
+        run, _, rest = info.key.removeprefix("index/").partition(".")
+        stamp, _, state = rest.rpartition(".")
+        time = datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC).timestamp()
+        found.setdefault(run, []).append((time, RunState(state)))
+    hints = []
+    for run, changes in found.items():
+        newest = max(changes)
+        hints.append(Hint(run, newest[1], min(changes)[0], newest[0]))
+    return sorted(hints, key=lambda hint: hint.submitted, reverse=True)

@@ -1,0 +1,80 @@
+"""Where a run came from: command, user, host, code and package versions. No secrets.
+
+The environment is not recorded, and what looks like a secret in the command line is blanked: a
+run's record is readable by all who reach the bucket.
+"""
+
+import getpass
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_SECRET = re.compile(r"(?i)((?:secret|token|password|passwd|credential|access_?key)[^=\s]*=)\S+")
+_USERINFO = re.compile(r"(://)[^/@\s]+@")
+_PACKAGES = ("igpt-jobs", "numpy", "ray", "scikit-learn", "torch", "submitit", "webdataset")
+_DIFF_LIMIT = 200_000
+
+
+def provenance(arguments: list[str], folder: Path) -> dict[str, Any]:
+    """The record of a submission: plain data for `provenance.json`.
+
+    arguments: the command line. folder: where it was typed; its git commit and difference are
+    recorded where it is a checkout.
+    """
+    return {
+        "command": redact(shlex.join(arguments)),
+        "time": time.time(),
+        "user": getpass.getuser(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": sys.version.split()[0],
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git": _git(folder),
+    }
+
+
+def redact(text: str) -> str:
+    """The text without the values of what is named like a secret, and without user:password@."""
+    return _USERINFO.sub(r"\1***@", _SECRET.sub(r"\1***", text))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    commit = _ask_git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    diff = _ask_git(folder, "diff", "HEAD") or ""
+    untracked = (_ask_git(folder, "ls-files", "--others", "--exclude-standard") or "").split("\n")
+    return {
+        "commit": commit.strip(),
+        "diff": redact(diff[:_DIFF_LIMIT]),
+        "diff_truncated": len(diff) > _DIFF_LIMIT,
+        "untracked": [name for name in untracked if name][:200],
+    }
+
+
+def _ask_git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None

@@ -1,0 +1,185 @@
+"""A run's record in the store: creating it, finding it, reading it, deleting it.
+
+    runs/<name>-<8>/spec.yaml      the job, every default written out
+                    result.json    written last, once
+
+The layout of the whole is in docs/architecture.md, "A run".
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from igpt.config import Strict, load, nearest
+from igpt.errors import NotFound, UserError
+from igpt.runs import events as ev
+from igpt.runs.attempts import Claim, attempt_numbers, read_claims
+from igpt.runs.events import Event, read_events, timestamp, write_event
+from igpt.runs.identity import check_name, run_id, work_digest
+from igpt.runs.state import Heartbeat, RunState, Status, derive
+from igpt.storage import Store
+
+FORMAT = 1
+
+
+class Spec(Strict):
+    """What a run does: written once, before anything starts."""
+
+    format: int = FORMAT
+    job: str
+    name: str
+    ordinal: int = 0
+    config: dict[str, Any]  # the job's configuration, every default written out
+    inputs: dict[str, Any]  # digests of what it reads
+
+    @property
+    def digest(self) -> str:
+        """Identifies the work, whoever submits it."""
+        return work_digest(self.job, self.config, self.inputs)
+
+    @property
+    def id(self) -> str:
+        """The run's name in the store."""
+        return run_id(self.name, self.digest, self.ordinal)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run in a store. Cheap to make: everything is read when asked for."""
+
+    id: str
+    root: Store  # the whole store
+    record: Store  # the store seen from runs/<id>
+
+    @property
+    def uri(self) -> str:
+        """What a worker is told: the run's whole address."""
+        return self.record.uri
+
+    def spec(self) -> Spec:
+        """What the run does. Raises NotFound where there is no such run."""
+        return load(Spec, self.record.get("spec.yaml").decode(), f"{self.uri}/spec.yaml")
+
+    def events(self) -> list[Event]:
+        """What happened, oldest first."""
+        return read_events(self.record)
+
+    def claims(self) -> list[Claim]:
+        """The attempts that owned the run, in order."""
+        return read_claims(self.record)
+
+    def result(self) -> dict[str, Any] | None:
+        """What the run made; None while it has not finished."""
+        return self._json("result.json")
+
+    def heartbeat(self) -> Heartbeat | None:
+        """The last sign of life, of the newest attempt."""
+        numbers = attempt_numbers(self.record)
+        body = self._json(f"attempts/{numbers[-1]:04d}/heartbeat.json") if numbers else None
+        return Heartbeat(**body) if body else None
+
+    def event(self, kind: str, *, writer: str, **fields: Any) -> Event:
+        """Adds an event now; a change of state also leaves its hint in the index."""
+        event = write_event(self.record, kind, writer=writer, time=time.time(), **fields)
+        state = _HINTS.get(kind)
+        if state and (kind != ev.FAILED or fields.get("final")):
+            self.root.put(f"index/{self.id}.{timestamp(event.time)}.{state}", b"")
+        return event
+
+    def status(self, *, alive: bool | None = None, now: float | None = None) -> Status:
+        """Where the run stands; `alive` is what its backend knows of the supervisor."""
+        return derive(
+            self.id,
+            self.events(),
+            result=self.record.exists("result.json"),
+            heartbeat=self.heartbeat(),
+            now=time.time() if now is None else now,
+            alive=alive,
+        )
+
+    def delete(self) -> int:
+        """Removes the run and its hints; returns how many objects that were.
+
+        The spec goes last, so that a deletion that was cut short can be seen and repeated.
+        """
+        keys = [info.key for info in self.record.objects()]
+        hints = [info.key for info in self.root.objects(f"index/{self.id}.")]
+        self.record.delete([key for key in keys if key != "spec.yaml"])
+        self.root.delete(hints)
+        self.record.delete(["spec.yaml"])
+        return len(keys) + len(hints)
+
+    def _json(self, key: str) -> dict[str, Any] | None:
+        try:
+            body: dict[str, Any] = json.loads(self.record.get(key))
+        except NotFound:
+            return None
+        return body
+
+
+_HINTS = {
+    ev.SUBMITTED: RunState.SUBMITTED,
+    ev.LAUNCHED: RunState.QUEUED,
+    ev.STARTED: RunState.RUNNING,
+    ev.FAILED: RunState.FAILED,
+    ev.CANCELLED: RunState.CANCELLED,
+    ev.FINISHED: RunState.FINISHED,
+}
+
+
+def open_run(root: Store, identifier: str) -> Run:
+    """The run of exactly this id, without looking whether it exists."""
+    return Run(identifier, root, root.sub(f"runs/{identifier}"))
+
+
+def create_run(
+    root: Store,
+    *,
+    job: str,
+    name: str,
+    config: dict[str, Any],
+    inputs: dict[str, Any],
+    new: bool = False,
+    status: Callable[[Run], Status],
+) -> tuple[Run, bool]:
+    """The run of this work, and whether it was made now.
+
+    The same work again is the run that exists, while it is alive and once it has finished; after a
+    failure or a cancellation, or with `new`, it is a run of its own. status: how a run stands.
+    """
+    check_name(name)
+    ordinal = 0
+    while True:
+        spec = Spec(job=job, name=name, ordinal=ordinal, config=config, inputs=inputs)
+        run = open_run(root, spec.id)
+        body = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        if run.record.create("spec.yaml", body.encode()):
+            return run, True
+        if not new:
+            state = status(run).state
+            if state.active or state in (RunState.FINISHED, RunState.STALLED):
+                return run, False
+        ordinal += 1
+
+
+def find_run(root: Store, wanted: str) -> Run:
+    """The run whose id is `wanted` or begins with it. Raises NotFound, UserError if ambiguous."""
+    identifiers = root.children("runs")
+    matching = [one for one in identifiers if one.startswith(wanted)] if wanted else []
+    if wanted in identifiers:
+        matching = [wanted]
+    if not matching:
+        raise NotFound(
+            f"there is no run {wanted!r} in {root.uri}{nearest(wanted, identifiers)}",
+            mend="igpt-jobs list shows the runs of this store; --store names another",
+        )
+    if len(matching) > 1:
+        raise UserError(
+            f"{wanted!r} begins the names of {len(matching)} runs: {', '.join(matching[:5])}",
+            expected="the name of one",
+        )
+    return open_run(root, matching[0])

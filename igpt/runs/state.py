@@ -1,0 +1,135 @@
+"""The state of a run: a pure function of its record, the clock and what the backend says.
+
+Result and heartbeat in the record come first, then the backend. A run that should be alive and
+gives no sign becomes `stalled`; it is never "running" for ever.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from igpt.runs import events as ev
+from igpt.runs.events import Event
+
+#: A client that wrote its intent has this long to launch before the run counts as an orphan.
+LAUNCH_GRACE = 60.0
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    SUBMITTED = "submitted"
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    STALLED = "stalled"
+
+    @property
+    def active(self) -> bool:
+        """Whether something is, or should soon be, working on the run."""
+        return self in (RunState.SUBMITTED, RunState.QUEUED, RunState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A state, why, and what the user can do about it."""
+
+    state: RunState
+    reason: str = ""
+    next: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The last sign of life of an attempt's parent process."""
+
+    time: float
+    phase: str  # queued or running
+    host: str
+    progress: dict[str, Any]
+
+
+def derive(
+    run: str,
+    history: Sequence[Event],
+    *,
+    result: bool,
+    heartbeat: Heartbeat | None,
+    now: float,
+    alive: bool | None,
+    stalled_after: float = 60.0,
+) -> Status:
+    """The status of a run.
+
+    result: whether `result.json` is there. alive: what the backend knows of the supervisor; None
+    where it cannot know (another machine). stalled_after: seconds of silence.
+    """
+    if result:
+        return Status(RunState.FINISHED)
+    since = _since_launch(history)
+    for event in reversed(since):
+        if event.kind == ev.CANCELLED:
+            return Status(
+                RunState.CANCELLED,
+                "cancelled by the user",
+                f"igpt-jobs resume {run} goes on from its last checkpoint",
+                5,
+            )
+        if event.kind == ev.FAILED and event.fields.get("final"):
+            code = 2 if event.fields.get("class") == "user-error" else 1
+            return Status(
+                RunState.FAILED,
+                f"{event.fields.get('class')}: {event.fields.get('reason')}",
+                f"igpt-jobs logs {run} shows more; igpt-jobs resume {run} tries again",
+                code,
+            )
+    resume = f"igpt-jobs resume {run} goes on from the last committed checkpoint"
+    launched = any(event.kind == ev.LAUNCHED for event in since)
+    if not launched:
+        begun = since[0].time if since else 0.0
+        if now - begun < LAUNCH_GRACE:
+            return Status(RunState.SUBMITTED, "recorded, not launched yet")
+        return Status(RunState.STALLED, "recorded, but never launched (the client died)", resume, 6)
+    if alive is False:
+        return Status(RunState.STALLED, "its supervisor is gone", resume, 6)
+    last = max(heartbeat.time if heartbeat else 0.0, since[-1].time)
+    if now - last > stalled_after:
+        return Status(RunState.STALLED, f"no sign of life for {now - last:.0f} s", resume, 6)
+    if heartbeat and heartbeat.phase == "running":
+        return Status(RunState.RUNNING)
+    return Status(RunState.QUEUED, "waiting for a free slot")
+
+
+def failures_since_launch(history: Sequence[Event]) -> list[str]:
+    """The classes of the failures since the run was last submitted or resumed."""
+    return [
+        str(event.fields.get("class"))
+        for event in _since_launch(history)
+        if event.kind == ev.FAILED
+    ]
+
+
+def cancel_requested(history: Sequence[Event]) -> bool:
+    """Whether the user asked to cancel since the run was last submitted or resumed."""
+    return any(event.kind == ev.CANCEL_REQUESTED for event in _since_launch(history))
+
+
+def _since_launch(history: Sequence[Event]) -> list[Event]:
+    """The events from the last submission or resumption on.
+
+    An old attempt that wakes up after a newer one began may still write; what it writes says
+    nothing about the run.
+    """
+    for position in range(len(history) - 1, -1, -1):
+        if history[position].kind == ev.SUBMITTED:
+            first = history[position].attempt or 0
+            return [
+                event
+                for event in history[position:]
+                if event.attempt is None or event.attempt >= first
+            ]
+    return list(history)

@@ -1,0 +1,94 @@
+"""The sweep `probe`: which layer's features tell the classes apart, with how many labels.
+
+Subjects: the trained network, the same network untrained, raw pixels. A trial of Ray Tune is one
+layer of one subject, with every L2 strength, label budget and seed inside it.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from igpt.config import Strict
+from igpt.errors import UserError
+from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.features import SPLITS, settle_inputs
+from igpt.jobs.inputs import data_index
+
+Subject = Literal["trained", "untrained", "raw pixels"]
+Budget = int | Literal["all"]
+
+
+class RayOptions(Strict):
+    """How Ray runs the trials."""
+
+    cpus: int | None = Field(default=None, ge=1, description="trials at once; null: all cores")
+    dashboard: bool = Field(default=False, description="serve the Ray dashboard during the sweep")
+
+
+class ProbeConfig(JobConfig):
+    """Configuration of `probe`."""
+
+    job: Literal["probe"] = "probe"
+    model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
+    data: str | None = Field(default=None, description="shards; null: those of the model's run")
+    subjects: list[Subject] = Field(default=["trained", "untrained", "raw pixels"], min_length=1)
+    layers: Literal["all"] | list[int] = Field(default="all", description="last = after ln_f")
+    l2: list[float] = Field(default=[1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5], min_length=1)
+    budgets: list[Budget] = Field(default=[40, 250, 4000, "all"], min_length=1)
+    seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
+    batch: int = Field(default=128, ge=1, description="images at once for the features")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    ray: RayOptions = Field(default_factory=RayOptions)
+
+    @field_validator("l2")
+    @classmethod
+    def _positive(cls, value: list[float]) -> list[float]:
+        if any(strength <= 0 for strength in value):
+            raise ValueError("L2 strengths are greater than 0")
+        return sorted(set(value), reverse=True)
+
+
+def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
+    """Settles the model and checks that the data can answer the question."""
+    root = preparation.root
+    model, data, run, inputs = settle_inputs(root, config.model, config.data, preparation)
+    index, _ = data_index(root, data)
+    for split in SPLITS:
+        if split not in index.splits or index.splits[split].samples == 0:
+            raise UserError(
+                f"{data} has no {split} split",
+                expected="train, validation and test",
+                mend="The probe chooses on validation and reports on test",
+            )
+    if not index.classes:
+        raise UserError(f"{data} has no classes", expected="a labelled data set")
+    budgets = [size for size in config.budgets if size != "all"]
+    if budgets and max(budgets) > index.splits["train"].samples:
+        raise UserError(
+            f"a budget of {max(budgets):,} labels is larger than the train split of {data}, "
+            f"{index.splits['train'].samples:,}",
+            mend="budgets=[40,250,all]",
+        )
+    if budgets and min(budgets) < len(index.classes):
+        raise UserError(
+            f"a budget of {min(budgets)} labels cannot hold {len(index.classes)} classes"
+        )
+    facts = {
+        "model": model + (f" of run {run.id}" if run else ""),
+        "data": data,
+        "fits": f"{len(config.l2)} L2 x {_budgets(config)} x {len(config.seeds)} seeds a layer",
+    }
+    return Prepared(config.model_copy(update={"model": model, "data": data}), inputs, facts)
+
+
+def _budgets(config: ProbeConfig) -> str:
+    return "/".join(str(size) for size in config.budgets) + " labels"
+
+
+JOB = Job(
+    "probe",
+    "linear probes: layers x L2 x label budgets",
+    ProbeConfig,
+    prepare,
+    "igpt.sweeps.probe_trials:run",
+)

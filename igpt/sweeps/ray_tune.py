@@ -1,0 +1,118 @@
+"""Trials on Ray Tune: independent calls of one function, their own results kept elsewhere.
+
+Ray is started for the sweep and ended with it, in a folder of its own (its socket's path must stay
+below 108 characters). Tune's experiment state goes to a temporary folder that nobody reads again.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+# Set before Ray is imported, which reads them then: no reports to its makers, no loggers of Tune's
+# own, and workers that stay in the folder where they were started.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+
+T = TypeVar("T")
+
+
+def run_trials(
+    function: Callable[[T], None],
+    trials: Sequence[T],
+    *,
+    cpus: int | None,
+    dashboard: bool,
+    stop: Callable[[], bool],
+    finished: Callable[[], None],
+) -> list[str]:
+    """Calls `function` with each trial, several at once, one CPU each; returns what failed.
+
+    cpus: how many at once; None is all that this process may use.
+    stop: looked at all the time; where it says so, no further trial begins.
+    finished: called in this process after each trial that ended well.
+    """
+    if not trials:
+        return []
+    # Ray gives each worker the threads of its CPUs, unless the environment says otherwise.
+    os.environ.pop("OMP_NUM_THREADS", None)
+    temporary = Path(tempfile.mkdtemp(prefix="igpt-ray-", dir="/tmp"))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
+            include_dashboard=dashboard,
+            object_store_memory=128 * 2**20,
+            log_to_driver=True,
+            _temp_dir=str(temporary / "ray"),
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(function), {"cpu": 1}),
+            param_space={"trial": tune.grid_search(list(trials))},
+            tune_config=tune.TuneConfig(
+                num_samples=1, reuse_actors=True, trial_dirname_creator=_dirname
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(temporary / "tune"),
+                callbacks=[_Finished(finished)],
+                stop=_Asked(stop),
+                verbose=0,
+            ),
+        )
+        grid = tuner.fit()
+        return [str(error).strip().splitlines()[-1] for error in grid.errors]
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _trainable(function: Callable[[T], None]) -> Callable[[dict[str, T]], None]:
+    def trial(config: dict[str, T]) -> None:
+        function(config["trial"])
+        tune.report({"done": 1})
+
+    return trial
+
+
+def _dirname(trial: TuneTrial) -> str:
+    """Tune would spell out the whole trial, which makes no file name."""
+    return str(trial.trial_id)
+
+
+class _Unkept:
+    """Tune pickles its whole experiment, which nobody reads again; this leaves nothing to it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Asked(_Unkept, tune.Stopper):
+    """Ends the experiment when the worker is asked to stop."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop()
+
+
+class _Finished(_Unkept, tune.Callback):
+    """Counts the trials that ended well."""
+
+    def __init__(self, finished: Callable[[], None]) -> None:
+        self._finished = finished
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        self._finished()

@@ -1,0 +1,285 @@
+"""Checkpoints: weights and optimizer as safetensors, sealed last, read back, pruned.
+
+A checkpoint is the folder `step-<9 digits>/attempt-<n>/` of a store with `model.safetensors`,
+`optimizer.safetensors`, `config.json`, `manifest.json` and, last, `COMMITTED`
+(`igpt.model.sealed`). What is not committed is not there. Restoring is exact to the last bit, and
+nothing is unpickled.
+
+Which committed checkpoints count is decided outside, by the lineage of attempts: loading is told
+which one, and pruning asks a function.
+"""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from igpt.errors import DataCorrupt
+from igpt.model.sealed import SEAL, describe, read_manifest, seal, verified
+from igpt.storage import Store
+
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
+_FILES = (WEIGHTS, OPTIMIZER, CONFIG)
+
+
+@dataclass(frozen=True, order=True)
+class CheckpointRef:
+    """Which checkpoint: the finished steps it holds, and the attempt that wrote it."""
+
+    step: int
+    attempt: int
+
+    @property
+    def key(self) -> str:
+        """Its folder, from the store of checkpoints."""
+        return f"step-{self.step:09d}/attempt-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, in the memory of the host."""
+
+    step: int
+    weights: dict[str, Tensor]  # by the model's names
+    optimizer: dict[str, Tensor]  # "<state>/<name of the weight>", float32
+    config: dict[str, Any]  # JSON: the model's shape, the digests, the training config
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a checkpoint: `committed` is False where a newer attempt had taken over."""
+
+    ref: CheckpointRef
+    committed: bool
+    seconds: float
+    bytes: int
+
+
+def capture(
+    step: int, model: nn.Module, optimizer: Optimizer, config: Mapping[str, Any]
+) -> Checkpoint:
+    """A copy in host memory, so that training can go on while it is written."""
+    moments = {
+        f"{kind}/{name}": _copy(value)
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state[parameter].items()
+    }
+    weights = {name: _copy(value) for name, value in model.state_dict().items()}
+    return Checkpoint(step, weights, moments, dict(config))
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    """Puts the weights and the optimizer's state back, bit for bit.
+
+    Raises DataCorrupt where the checkpoint lacks a tensor or holds others.
+    """
+    where = f"the checkpoint of step {checkpoint.step}"
+    state: dict[int, dict[str, Tensor]] = {}
+    rest = dict(checkpoint.optimizer)
+    try:
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            state[number] = {
+                kind: rest.pop(f"{kind}/{name}") for kind in optimizer.state[parameter]
+            }
+        model.load_state_dict(checkpoint.weights)
+    except (KeyError, RuntimeError) as error:
+        raise DataCorrupt(f"{where} does not fit the model: {error}") from None
+    if rest:
+        raise DataCorrupt(f"{where} holds {sorted(rest)[0]}, which the optimizer does not have")
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def list_committed(store: Store) -> list[CheckpointRef]:
+    """All committed checkpoints of a store, in the order of steps, then attempts."""
+    return sorted(
+        ref for ref, keys in _folders(store).items() if any(key.endswith(SEAL) for key in keys)
+    )
+
+
+def load_checkpoint(store: Store, ref: CheckpointRef) -> Checkpoint:
+    """The checkpoint, every byte checked against its manifest.
+
+    Raises UserError where it was never committed and DataCorrupt where it is damaged.
+    """
+    folder = store.sub(ref.key)
+    manifest = read_manifest(folder)
+    with tempfile.TemporaryDirectory(prefix="igpt-checkpoint-") as scratch:
+        paths = {name: verified(folder, manifest, name, Path(scratch)) for name in _FILES}
+        try:
+            return Checkpoint(
+                step=manifest.step,
+                # Copied: files may be mapped, and the scratch folder goes.
+                weights={name: _copy(value) for name, value in load_file(paths[WEIGHTS]).items()},
+                optimizer={
+                    name: _copy(value) for name, value in load_file(paths[OPTIMIZER]).items()
+                },
+                config=json.loads(paths[CONFIG].read_text(encoding="utf-8")),
+            )
+        except (SafetensorError, ValueError) as error:
+            raise DataCorrupt(f"{folder.uri} cannot be read: {error}") from None
+
+
+def save_checkpoint(
+    store: Store, checkpoint: Checkpoint, attempt: int, superseded: Callable[[], bool]
+) -> Written:
+    """Writes and commits a checkpoint, and reads it back.
+
+    `superseded` is asked right before the commit, and where it says so, nothing is committed.
+    Raises DataCorrupt, having taken the seal off again, where what is read back differs.
+    """
+    began = time.perf_counter()
+    ref = CheckpointRef(checkpoint.step, attempt)
+    folder = store.sub(ref.key)
+    with tempfile.TemporaryDirectory(prefix="igpt-checkpoint-") as scratch:
+        paths = {name: Path(scratch) / name for name in _FILES}
+        save_file(checkpoint.weights, paths[WEIGHTS])
+        save_file(checkpoint.optimizer, paths[OPTIMIZER])
+        paths[CONFIG].write_text(json.dumps(checkpoint.config, indent=1), encoding="utf-8")
+        manifest = describe(checkpoint.step, paths)
+        for name, path in paths.items():
+            folder.upload(name, path)
+            path.unlink()
+        committed = not superseded()
+        if committed:
+            seal(folder, manifest)
+            try:
+                for entry in read_manifest(folder).files:
+                    verified(folder, manifest, entry.name, Path(scratch))
+                    (Path(scratch) / entry.name).unlink(missing_ok=True)
+            except DataCorrupt:
+                folder.delete([SEAL])
+                raise
+    seconds = time.perf_counter() - began
+    return Written(ref, committed, seconds, sum(entry.bytes for entry in manifest.files))
+
+
+def prune(
+    store: Store,
+    counting: Collection[CheckpointRef],
+    *,
+    attempt: int,
+    keep: int,
+    milestones: Collection[int],
+) -> list[CheckpointRef]:
+    """Drops what nobody will start from again, and returns it.
+
+    Of those in `counting`, the committed ones on the lineage, the newest `keep` and the milestones
+    stay. What an attempt before ours left behind and does not count goes too: unfinished folders,
+    and what it committed behind the back of its successor.
+    """
+    kept = set(sorted(counting)[-keep:]) | {ref for ref in counting if ref.step in milestones}
+    dropped = []
+    for ref, keys in _folders(store).items():
+        if ref not in kept and (ref in counting or ref.attempt < attempt):
+            # The seal first: what is half gone must not be taken for whole.
+            store.delete([f"{ref.key}/{SEAL}"])
+            store.delete(keys)
+            dropped.append(ref)
+    return dropped
+
+
+class CheckpointWriter:
+    """Writes checkpoints on a thread of its own, one at a time.
+
+    `counting` lists the committed checkpoints on the lineage, for pruning.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        attempt: int,
+        keep: int,
+        milestones: Collection[int],
+        superseded: Callable[[], bool],
+        counting: Callable[[], Collection[CheckpointRef]],
+    ) -> None:
+        self._store = store
+        self._attempt = attempt
+        self._keep = keep
+        self._milestones = milestones
+        self._superseded = superseded
+        self._counting = counting
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._flight: Future[Written] | None = None
+        self._done: list[Written] = []
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)  # the one in flight is let finish
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._flight is not None and not self._flight.done()
+
+    def start(self, checkpoint: Checkpoint) -> None:
+        """Begins to write it, once the one in flight is done. Its failure shows in `take`."""
+        self._land()
+        if self._error is None:
+            self._flight = self._thread.submit(self._write, checkpoint)
+
+    def take(self, *, wait: bool) -> list[Written]:
+        """What has been written since the last call; with `wait`, the one in flight as well.
+
+        Raises what went wrong in writing.
+        """
+        if wait or not self.busy:
+            self._land()
+        if self._error is not None:
+            raise self._error
+        done, self._done = self._done, []
+        return done
+
+    def _land(self) -> None:
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        error = flight.exception()
+        if isinstance(error, Exception):
+            self._error = error
+        else:
+            self._done.append(flight.result())
+
+    def _write(self, checkpoint: Checkpoint) -> Written:
+        written = save_checkpoint(self._store, checkpoint, self._attempt, self._superseded)
+        # Asked again: a newer attempt may by now start from what would be dropped.
+        if written.committed and not self._superseded():
+            prune(
+                self._store,
+                self._counting(),
+                attempt=self._attempt,
+                keep=self._keep,
+                milestones=self._milestones,
+            )
+        return written
+
+
+def _folders(store: Store) -> dict[CheckpointRef, list[str]]:
+    """The keys of each checkpoint's folder, committed or not."""
+    found: dict[CheckpointRef, list[str]] = {}
+    for info in store.objects():
+        match = re.fullmatch(r"step-(\d{9,})/attempt-(\d+)/[^/]+", info.key)
+        if match:
+            found.setdefault(CheckpointRef(int(match[1]), int(match[2])), []).append(info.key)
+    return found
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

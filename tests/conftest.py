@@ -1,0 +1,50 @@
+"""What every test may use: a clean environment, a store, a bucket on a real server."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from igpt.storage import Store, open_store
+from tests.support.s3_server import S3Server
+
+
+@pytest.fixture(autouse=True)
+def hermetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine or its user reaches a test."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "IGPT_")) or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store in a directory."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server, one per test process, started by the first test that asks for it."""
+    server = S3Server(tmp_path_factory.mktemp("s3") / "server")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an empty bucket; boto3 finds the server through the environment."""
+    from igpt.storage.s3_client import forget_clients
+
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+    bucket = s3_server.make_bucket()
+    yield f"s3://{bucket}"
+    forget_clients()
+    s3_server.remove_bucket(bucket)

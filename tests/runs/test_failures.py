@@ -1,0 +1,62 @@
+"""Why an attempt ended, and whether it is tried again."""
+
+import pytest
+
+from igpt.runs.failures import (
+    REQUEUE,
+    FailureClass,
+    RankExit,
+    RetryBudget,
+    Verdict,
+    classify,
+    may_retry,
+)
+
+
+@pytest.mark.parametrize(
+    ("exits", "outcome", "failure"),
+    [
+        ([RankExit(0, 0), RankExit(1, 0)], "finished", None),
+        ([RankExit(0, REQUEUE), RankExit(1, REQUEUE)], "stopped", FailureClass.PREEMPTED),
+        ([RankExit(0, 0), RankExit(1, REQUEUE)], "stopped", FailureClass.PREEMPTED),
+        ([RankExit(0, 6), RankExit(1, -9)], "superseded", None),
+        ([RankExit(1, -9), RankExit(0, -9)], "failed", FailureClass.NODE),
+        ([RankExit(0, 1)], "failed", FailureClass.CRASH),
+        ([RankExit(0, 2)], "failed", FailureClass.USER_ERROR),
+        ([RankExit(0, 3)], "failed", FailureClass.STORAGE),
+        ([RankExit(0, 1, FailureClass.OUT_OF_MEMORY, "x")], "failed", FailureClass.OUT_OF_MEMORY),
+    ],
+)
+def test_the_verdict_over_the_ranks(
+    exits: list[RankExit], outcome: str, failure: FailureClass | None
+) -> None:
+    verdict = classify(exits)
+    assert (verdict.outcome, verdict.failure) == (outcome, failure)
+
+
+def test_a_killed_rank_is_the_cause_of_what_the_others_say() -> None:
+    crashed = RankExit(0, 1, FailureClass.CRASH, "RuntimeError: connection reset by peer")
+    verdict = classify([crashed, RankExit(1, -9)])
+    assert verdict == Verdict("failed", FailureClass.NODE, "rank 1 was killed by signal 9")
+
+
+def test_a_rank_that_names_its_failure_outweighs_one_that_does_not() -> None:
+    verdict = classify([RankExit(1, 1), RankExit(0, 2, FailureClass.USER_ERROR, "no such file")])
+    assert verdict.reason == "no such file"
+
+
+def test_a_user_error_is_never_tried_again() -> None:
+    user = FailureClass.USER_ERROR
+    assert not may_retry(user, [user], RetryBudget())
+
+
+def test_each_class_has_its_own_budget() -> None:
+    node, crash = FailureClass.NODE, FailureClass.CRASH
+    budget = RetryBudget(node=2, crash=0)
+    assert may_retry(node, [node, crash, node], budget)
+    assert not may_retry(node, [node, node, node], budget)
+    assert not may_retry(crash, [crash], budget)
+
+
+def test_preemption_is_without_limit() -> None:
+    assert may_retry(FailureClass.PREEMPTED, [FailureClass.PREEMPTED] * 1000, RetryBudget())

@@ -1,0 +1,104 @@
+"""How a run stands, from its record, the clock and what the backend says."""
+
+from typing import Any
+
+import pytest
+
+from igpt.runs import events as ev
+from igpt.runs.events import Event
+from igpt.runs.state import (
+    Heartbeat,
+    RunState,
+    Status,
+    cancel_requested,
+    derive,
+    failures_since_launch,
+)
+
+NOW = 1000.0
+
+
+def event(kind: str, time: float, attempt: int = 1, **fields: Any) -> Event:
+    return Event(time, "test", kind, {"attempt": attempt, **fields})
+
+
+def stand(
+    history: list[Event],
+    *,
+    result: bool = False,
+    beat: float | None = None,
+    phase: str = "running",
+    alive: bool | None = None,
+) -> Status:
+    heartbeat = None if beat is None else Heartbeat(beat, phase, "host", {})
+    return derive("a-1", history, result=result, heartbeat=heartbeat, now=NOW, alive=alive)
+
+
+BEGUN = [event(ev.SUBMITTED, 990.0), event(ev.LAUNCHED, 991.0)]
+OLD = [event(ev.SUBMITTED, 100.0), event(ev.LAUNCHED, 101.0)]
+DEAD = event(ev.FAILED, 995.0, **{"class": "node", "reason": "rank 0 was killed", "final": True})
+
+
+@pytest.mark.parametrize(
+    ("history", "options", "expected"),
+    [
+        (BEGUN, {"result": True}, RunState.FINISHED),
+        ([*BEGUN, DEAD], {"result": True}, RunState.FINISHED),
+        ([event(ev.SUBMITTED, 990.0)], {}, RunState.SUBMITTED),
+        ([event(ev.SUBMITTED, 100.0)], {}, RunState.STALLED),
+        (BEGUN, {"beat": 999.0, "phase": "queued", "alive": True}, RunState.QUEUED),
+        (BEGUN, {"alive": True}, RunState.QUEUED),
+        (BEGUN, {"beat": 999.0, "alive": True}, RunState.RUNNING),
+        (BEGUN, {"beat": 999.0}, RunState.RUNNING),
+        (BEGUN, {"beat": 999.0, "alive": False}, RunState.STALLED),
+        (OLD, {"beat": 900.0}, RunState.STALLED),
+        (OLD, {"beat": 900.0, "alive": True}, RunState.STALLED),
+        ([*BEGUN, DEAD], {"beat": 999.0}, RunState.FAILED),
+        ([*BEGUN, event(ev.CANCELLED, 995.0)], {"beat": 999.0}, RunState.CANCELLED),
+    ],
+)
+def test_the_state_follows_from_the_record(
+    history: list[Event], options: dict[str, Any], expected: RunState
+) -> None:
+    assert stand(history, **options).state is expected
+
+
+def test_a_failure_that_is_retried_is_not_the_end() -> None:
+    again = event(ev.FAILED, 995.0, **{"class": "node", "reason": "", "final": False})
+    assert stand([*BEGUN, again], beat=999.0).state is RunState.RUNNING
+
+
+def test_a_resumed_run_forgets_how_it_ended_before() -> None:
+    resumed = [event(ev.SUBMITTED, 996.0, 2), event(ev.LAUNCHED, 997.0, 2)]
+    assert stand([*BEGUN, DEAD, *resumed], beat=999.0).state is RunState.RUNNING
+
+
+def test_what_an_old_attempt_writes_late_says_nothing_of_the_run() -> None:
+    resumed = [event(ev.SUBMITTED, 996.0, 2), event(ev.LAUNCHED, 997.0, 2)]
+    late = event(ev.FAILED, 998.0, 1, **{"class": "crash", "reason": "", "final": True})
+    assert stand([*BEGUN, *resumed, late], beat=999.0).state is RunState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [("user-error", 2), ("node", 1), ("storage", 1), ("crash", 1)]
+)
+def test_the_exit_code_of_a_failed_run_tells_whose_mistake_it_was(failure: str, code: int) -> None:
+    failed = event(ev.FAILED, 995.0, **{"class": failure, "reason": "why", "final": True})
+    ended = stand([*BEGUN, failed])
+    assert (ended.exit_code, ended.reason) == (code, f"{failure}: why")
+
+
+def test_a_stalled_run_says_what_to_do() -> None:
+    stalled = stand(OLD, beat=900.0)
+    assert stalled.exit_code == 6
+    assert "100 s" in stalled.reason
+    assert "igpt-jobs resume a-1" in stalled.next
+
+
+def test_failures_and_cancellations_count_since_the_last_launch() -> None:
+    asked = event(ev.CANCEL_REQUESTED, 995.0)
+    resumed = event(ev.SUBMITTED, 996.0, 2)
+    assert failures_since_launch([*BEGUN, DEAD]) == ["node"]
+    assert failures_since_launch([*BEGUN, DEAD, resumed]) == []
+    assert cancel_requested([*BEGUN, asked])
+    assert not cancel_requested([*BEGUN, asked, resumed])
