@@ -223,7 +223,7 @@ def _locate(node: yaml.Node, location: Location, document: Document, count: list
 class _Loader(yaml.SafeLoader):
     """The safe loader with YAML 1.2's scalars."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (types-PyYAML has it so)
 
 
 for _tag, _pattern, _first in (

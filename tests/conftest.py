@@ -1,12 +1,14 @@
 """What every test may use: a clean environment, a store, a bucket on a real server."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from igpt.storage import Store, open_store
+from tests.support import study
 from tests.support.s3_server import S3Server
 
 
@@ -48,3 +50,21 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield f"s3://{bucket}"
     forget_clients()
     s3_server.remove_bucket(bucket)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds nothing but the digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    study.write_digits(open_store(str(folder)))
+    return folder
+
+
+@pytest.fixture
+def root(digits: Path, tmp_path: Path) -> Iterator[Store]:
+    """A store of the test's own with the digits."""
+    folder = tmp_path / "store"
+    shutil.copytree(digits, folder)
+    store = open_store(str(folder))
+    with study.cleaned(store):
+        yield store

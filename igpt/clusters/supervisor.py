@@ -2,10 +2,11 @@
 
     python -m igpt.clusters.supervisor RUN_URI ATTEMPT
 
-Detached from the client, and the only one of its attempt on this machine; between machines, and
-between attempts, the claims decide. It records itself first (`launched`), so that the client may die at any moment. TERM means that the machine is going down:
-the ranks save and stop, and `igpt-jobs resume` goes on later. To cancel is a word in the record,
-so that it works from any machine; USR1 makes the supervisor look at once.
+Detached from the client, and the only one of its attempt on this machine; between machines and
+between attempts the claims decide. It records itself first (`launched`), so that the client may die
+at any moment. TERM means that the machine is going down: the ranks save and stop, and
+`igpt-jobs resume` goes on later. To cancel is a word in the record, so that it works from any
+machine; USR1 makes the supervisor look at once.
 """
 
 import logging
@@ -16,16 +17,17 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from igpt.clusters.base import parse_cluster
 from igpt.clusters.local import LocalCluster, process_started, state_folder
 from igpt.clusters.node import Ranks, heartbeat, run_ranks
 from igpt.clusters.queue import Ticket, only_one
 from igpt.config import read_yaml
-from igpt.errors import IgptError
+from igpt.errors import IgptError, Unreachable
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers, superseded
@@ -35,6 +37,27 @@ from igpt.runs.state import cancel_requested, failures_since_launch
 from igpt.storage import open_store
 
 log = logging.getLogger("igpt")
+
+
+#: A store that is away for this long ends the supervisor, and the run stalls.
+PATIENCE_SECONDS = 3600.0
+
+T = TypeVar("T")
+
+
+def insist(action: Callable[[], T]) -> T:
+    """What the action returns, as soon as the store can be reached again."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 0.5
+    while True:
+        try:
+            return action()
+        except Unreachable as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s", error)
+            time.sleep(pause)
+            pause = min(30.0, 2 * pause)
 
 
 class Requests:
@@ -89,7 +112,7 @@ def supervise(run: Run, attempt: int, cluster: LocalCluster) -> None:
                 return
             attempt = following
         if reason == "cancelled":
-            run.event(ev.CANCELLED, writer="supervisor", attempt=attempt)
+            insist(partial(run.event, ev.CANCELLED, writer="supervisor", attempt=attempt))
     finally:
         ticket.release()
 
@@ -100,7 +123,7 @@ def _wait_for_turn(
     beat = 0.0
     while ticket.ahead() >= cluster.max_parallel and not requests.of(attempt):
         if time.monotonic() - beat > cluster.heartbeat_seconds:
-            heartbeat(run, attempt, "queued", {})
+            insist(partial(heartbeat, run, attempt, "queued", {}))
             beat = time.monotonic()
         time.sleep(0.1)
 
@@ -112,7 +135,8 @@ def _settle(
     log.info("attempt %d: %s %s", attempt, verdict.outcome, verdict.reason)
 
     def note(kind: str, **fields: Any) -> None:
-        run.event(kind, writer="supervisor", attempt=attempt, reason=verdict.reason, **fields)
+        record = partial(run.event, kind, writer="supervisor", attempt=attempt)
+        insist(partial(record, reason=verdict.reason, **fields))
 
     if verdict.outcome == "finished":
         return None
@@ -129,12 +153,18 @@ def _settle(
             return None
     else:
         failure = verdict.failure or FailureClass.CRASH
-        history = [FailureClass(one) for one in failures_since_launch(run.events())] + [failure]
+        before = failures_since_launch(insist(run.events))
+        history = [FailureClass(one) for one in before] + [failure]
         retry = may_retry(failure, history, cluster.retries) and not requests.terminating
         note(ev.FAILED, **{"class": failure.value, "final": not retry})
         if not retry:
             return None
         _pause(min(30.0, 0.25 * 2 ** history.count(failure)), requests, attempt)
+    return insist(partial(_requeue, run, attempt))
+
+
+def _requeue(run: Run, attempt: int) -> int:
+    """Makes the next attempt ready; returns its number."""
     following = max(attempt_numbers(run.record)) + 1
     copied = run.record.get(f"attempts/{attempt:04d}/cluster.yaml")
     run.record.put(f"attempts/{following:04d}/cluster.yaml", copied)
@@ -151,6 +181,9 @@ def _pause(seconds: float, requests: Requests, attempt: int) -> None:
 def _ranks(cluster: LocalCluster) -> Ranks:
     threads = str(cluster.threads_per_worker())
     environment = {"IGPT_LAUNCH": secrets.token_hex(8), "OMP_NUM_THREADS": threads}
+    # Threads that wait by spinning take the cores from whoever else is on the machine, and from
+    # each other: beside one other job a step took ten times as long.
+    environment |= {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     if sys.platform == "linux":
         # All ranks are on this machine; its own name need not resolve.
         environment["GLOO_SOCKET_IFNAME"] = "lo"

@@ -11,8 +11,10 @@ features does not converge, and loses up to 16 points of accuracy (reference: N.
 notebook, 51.7 % after 100 iterations, 67.8 % after 1,000).
 
 Features are centred and divided by one number, which changes no optimum once the strength is
-divided by its square, and shortens the way there several times. With fewer samples than features
-the optimum lies in the span of the samples, so the problem is turned into that space first.
+divided by its square. With fewer samples than features the optimum lies in the span of the samples,
+so the problem is turned into that space first. The minimiser is L-BFGS, preconditioned by the
+features' covariance, which takes four to ten times fewer steps and often far fewer;
+scikit-learn's solver is the oracle in the tests.
 """
 
 import warnings
@@ -127,15 +129,13 @@ def logistic_path(
     for place, strength, (weights, intercept, iterations) in zip(order, scaled, fits, strict=True):
         if back is not None:
             weights = back @ weights
-        loss, slope_of_weights, slope = _objective(centred, places, weights, intercept, strength)
         coef = weights / scale
         found.coef[place][:, present] = coef
         moved = intercept - mean @ coef
         found.intercept[place, present] = moved - moved.mean()
-        found.loss[place] = loss
-        found.gradient_norm[place] = np.hypot(
-            np.linalg.norm(slope_of_weights), np.linalg.norm(slope)
-        )
+        answer = np.vstack([weights, intercept])
+        found.loss[place], slopes = _objective(centred, places, answer, strength)
+        found.gradient_norm[place] = np.linalg.norm(slopes)
         found.iterations[place] = iterations
     found.converged[:] = found.gradient_norm <= tolerance
     if not found.converged.all():
@@ -158,50 +158,67 @@ def _solve(
     """Minimises the objective for each of `l2`, each from the last optimum.
 
     Yields weights [d, K], intercept [K] and the iterations, for labels `places` in 0..K-1 that all
-    occur. This is the one place that knows scikit-learn.
+    occur. L-BFGS sees the weights along the principal axes of x, each stretched so that the
+    objective curves alike everywhere: a quarter of the axis's variance bounds what the log loss
+    curves, and the penalty adds its strength.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression  # takes a second to import
+    from scipy.optimize import minimize  # half a second to import
 
-    # Of two classes it fits one vector w, which is W = (-w/2, w/2) here: |W|^2 = |w|^2 / 2.
-    two = int(places.max()) == 1
-    model = LogisticRegression(solver="lbfgs", warm_start=True)
+    variances, axes = np.linalg.eigh(x.T @ x / len(x))
+    turned = x @ axes
+    shape = (x.shape[1] + 1, int(places.max()) + 1)  # the intercept is the last row
+    stretched = np.zeros(shape)
+    before = np.ones((shape[0], 1))
     for strength in l2:
-        model.set_params(C=(2 if two else 1) / (len(x) * strength))
+        curvature = np.append(np.maximum(variances, 0) / 4 + strength, 0.25)
+        stretch = 1 / np.sqrt(curvature)[:, np.newaxis]
+        stretched *= before / stretch
+        before = stretch
+
+        def objective(
+            flat: _Floats, stretch: _Floats = stretch, strength: float = strength
+        ) -> tuple[float, _Floats]:
+            found = flat.reshape(shape) * stretch
+            loss, slopes = _objective(turned, places, found, strength)
+            return loss, (slopes * stretch).ravel()
+
         iterations = 0
-        # Its tolerance bounds the largest component of the gradient, ours bounds the norm, and it
-        # also stops where the loss has nearly stopped to fall; a fresh start then goes on.
+        # The minimiser bounds the largest component of the stretched gradient, we the norm of the
+        # plain one; it also stops where the loss falls no more, from where a fresh start goes on.
         for tighter in (3, 30, 300):
-            model.set_params(tol=tolerance / tighter, max_iter=max_iterations - iterations)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # our own gradient decides
-                model.fit(x, places)
-            weights = np.vstack([-model.coef_ / 2, model.coef_ / 2]) if two else model.coef_
-            half = model.intercept_ / 2
-            intercept = np.concatenate([-half, half]) if two else model.intercept_
-            iterations += int(model.n_iter_[0])
-            _, slope_of_weights, slope = _objective(x, places, weights.T, intercept, strength)
-            norm = np.hypot(np.linalg.norm(slope_of_weights), np.linalg.norm(slope))
+            options = {
+                "maxcor": 20,
+                "maxiter": max_iterations - iterations,
+                "maxfun": 20 * max_iterations,
+                "ftol": 0,
+                "gtol": tolerance / tighter,
+            }
+            result = minimize(
+                objective, stretched.ravel(), jac=True, method="L-BFGS-B", options=options
+            )
+            stretched = result.x.reshape(shape)
+            iterations += int(result.nit)
+            norm = np.linalg.norm(result.jac.reshape(shape) / stretch)
             if norm <= tolerance or iterations >= max_iterations:
                 break
-        yield weights.T, intercept, iterations
+        found = stretched * stretch
+        yield axes @ found[:-1], found[-1], iterations
 
 
-def _objective(
-    x: _Floats, places: _Integers, weights: _Floats, intercept: _Floats, l2: float
-) -> tuple[float, _Floats, _Floats]:
-    """The objective, and its gradient in the weights [d, K] and in the intercept [K]."""
+def _objective(x: _Floats, places: _Integers, found: _Floats, l2: float) -> tuple[float, _Floats]:
+    """The objective and its gradient, at weights and, in the last row, intercept: [d + 1, K]."""
     rows = np.arange(len(x))
-    logits = x @ weights + intercept
+    weights = found[:-1]
+    logits = x @ weights + found[-1]
     logits -= logits.max(axis=1, keepdims=True)
     of_label = logits[rows, places]
-    excess = np.exp(logits)
+    excess = np.exp(logits, out=logits)
     totals = excess.sum(axis=1, keepdims=True)
     loss = float((np.log(totals[:, 0]) - of_label).mean() + l2 / 2 * np.square(weights).sum())
     excess /= totals
     excess[rows, places] -= 1
     excess /= len(x)
-    return loss, x.T @ excess + l2 * weights, excess.sum(axis=0)
+    return loss, np.vstack([x.T @ excess + l2 * weights, excess.sum(axis=0)])
 
 
 def _within_span(x: _Floats) -> tuple[_Floats, _Floats | None]:

@@ -128,6 +128,8 @@ def probe_layer(
     """
     train, validation, test = (_in_float64(part) for part in (train, validation, test))
     classes = 1 + max(int(part.y.max()) for part in (train, validation, test))
+    if not seeds and any(budget != "all" for budget in budgets):
+        raise UserError("a budget of labels needs seeds", expected="at least one, as in (1, 2, 3)")
     if source_order is None:
         source_order = np.arange(len(train))
 
@@ -273,7 +275,8 @@ def _chosen(row: ProbeRow, seeds: int, layers: int) -> str:
     labels = f"the full validation split ({row.validation_labels:,} labels)"
     if row.budget == "all":
         return f"{what} by accuracy on {labels}; then refit on train and validation"
-    text = f"{what} by mean accuracy over {seeds} seeds on {labels}"
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    text = f"{what} by mean accuracy over {over} on {labels}"
     if row.validation_labels > row.budget:
         text += ", which has more labels than the budget"
     return text + "; no refit"

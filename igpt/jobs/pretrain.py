@@ -11,6 +11,7 @@ from igpt.jobs.inputs import check_palette, check_resolution, check_rows, data_i
 from igpt.jobs.references import settle
 from igpt.model.config import PRESETS, ModelConfig
 from igpt.training.config import TrainingConfig
+from igpt.training.schedule import warmup_steps
 
 
 class ModelChoice(Strict):
@@ -83,7 +84,8 @@ def prepare(config: PretrainConfig, preparation: Preparation) -> Prepared:
         update={"data": data, "model": model, "palette": index.palette_digest}
     )
     steps, batch = config.schedule.steps, config.batch.global_
-    samples = index.splits["train"].samples
+    samples = index.split("train").samples
+    warmup_steps(config.schedule, samples=samples, global_batch=batch)
     tokens = steps * batch * shape.positions
     return Prepared(
         settled,

@@ -27,6 +27,7 @@ _AWAY = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _MENDS = {
     errno.EACCES: "Give your account the right to it, or choose another place",
     errno.EDQUOT: "Free some of your quota, or choose another place",
@@ -101,6 +102,14 @@ def _link(temporary: Path, path: Path) -> bool:
     except FileExistsError:
         # Over NFS the answer to a link that succeeded may be lost and the question asked again.
         return temporary.stat().st_nlink == 2
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise UserError(
+                f"{path} cannot be created: its file system has no hard links, and without them"
+                " two writers could both create it",
+                mend="Choose another file system, or S3",
+            ) from error
+        raise
     return True
 
 

@@ -1,6 +1,7 @@
 """Opens a store by its URI, and proves that it can be written."""
 
 import difflib
+import os
 import re
 import secrets
 from pathlib import Path
@@ -15,6 +16,8 @@ from igpt.storage.settings import FORMS, S3Settings, absolute_path
 def open_store(uri: str, settings: S3Settings | None = None) -> Store:
     """The store at a path, `file:///path` or `s3://bucket[/prefix]`.
 
+    settings: how to reach S3; None reads IGPT_S3_ENDPOINT and the like from the environment.
+
     Nothing is read or written before it is used. Raises UserError for a scheme that there is not,
     or for what cannot be a bucket or a prefix.
     """
@@ -24,7 +27,7 @@ def open_store(uri: str, settings: S3Settings | None = None) -> Store:
     if scheme == "file":
         return _open_file(uri)
     if scheme == "s3":
-        return _open_bucket(uri, rest, settings or S3Settings())
+        return _open_bucket(uri, rest, settings or S3Settings.from_environment(os.environ))
     close = difflib.get_close_matches(scheme.lower(), ["file", "s3"], n=1, cutoff=0.4)
     hint = f"Did you mean {close[0]}://{rest}?" if close else ""
     raise UserError(f"store {uri!r} has an unknown scheme", expected=FORMS, mend=hint)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig
 from botocore import exceptions
-from s3transfer.exceptions import (  # type: ignore[import-untyped]
+from s3transfer.exceptions import (
     S3DownloadFailedError,
     S3ValidationError,
 )

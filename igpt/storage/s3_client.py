@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore import exceptions
 from botocore.config import Config
-from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
+from s3transfer.exceptions import RetriesExceededError
 
 from igpt.errors import Unreachable
 from igpt.storage.settings import S3Settings

@@ -9,7 +9,6 @@ bit-identical whatever interruptions there were; with another number the batches
 the losses up to rounding. The recipe is that of Chen et al. (ICML 2020), appendix.
 """
 
-import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from igpt.errors import IgptError, UserError
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store
 from igpt.training import parallel
-from igpt.training.agreement import Agreement, Flags, Pending, agree, agree_on
+from igpt.training.agreement import Flags, Pending, agree, agree_on
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
@@ -35,10 +34,11 @@ from igpt.training.checkpoint import (
     restore,
 )
 from igpt.training.config import TrainingConfig
+from igpt.training.reporting import Reporter
 from igpt.training.schedule import learning_rate, warmup_steps
 from igpt.training.sink import Sink
 from igpt.training.step import Worker, deterministic
-from igpt.training.throughput import peak_flops, throughput
+from igpt.training.throughput import peak_flops
 
 Status = Literal["finished", "stopped", "superseded"]
 
@@ -122,7 +122,6 @@ class _Loop:
         self.world_size = world_size
         self.device = device
         self.writer = writer
-        self.sink = sink
         self.stop = stop
         self.steps = config.schedule.steps
         self.batch = config.batch.global_
@@ -134,7 +133,13 @@ class _Loop:
         self.validation_samples = available if wanted == "all" else min(wanted, available)
         self.worker = Worker(model, config, world_size=world_size, device=device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        self.peak = peak_flops(name, config.precision)
+        self.reporter = Reporter(
+            sink if rank == 0 else None,
+            model.config,
+            steps=self.steps,
+            global_batch=self.batch,
+            peak=peak_flops(name, config.precision),
+        )
         self.step = 0
         self.loss: float | None = None
         self.validation_loss: float | None = None
@@ -157,7 +162,7 @@ class _Loop:
         if micro == "auto":
             micro = recorded or self.worker.largest_micro_batch(-(-self.batch // self.world_size))
         self.worker.prepare(int(parallel.gather([micro], self.device).min()))
-        self._event(
+        self.reporter.event(
             "training" if start is None else "training-resumed",
             step=self.step,
             steps=self.steps,
@@ -216,14 +221,11 @@ class _Loop:
 
     def _saves(self) -> bool:
         """Whether this step, by its number, ends with a checkpoint."""
-        every, milestones = (
-            self.config.checkpoints.every_steps,
-            self.config.checkpoints.milestones,
-        )
+        settings = self.config.checkpoints
         return (
             self.step == self.steps
-            or self.step in milestones
-            or (every is not None and self.step % every == 0)
+            or self.step in settings.milestones
+            or (settings.every_steps is not None and self.step % settings.every_steps == 0)
         )
 
     def _meet(self, pending: Pending) -> Status | None:
@@ -232,14 +234,14 @@ class _Loop:
         flags = Flags(self.stop(), self._save_is_due(), superseded, error is not None)
         agreed = agree(pending, flags, global_batch=self.batch, device=self.device)
         _raise(agreed.flags, error)
-        self._report(pending, agreed)
+        self.reporter.trained(pending, agreed)
+        self.loss = agreed.losses[-1]
         if agreed.flags.superseded:
             return "superseded"
         if self._validates():
             self.validation_loss = self._validate()
             if self.validation_loss is not None:
-                self._metrics([{"step": self.step, "validation_loss": self.validation_loss}])
-                self._event("validated", step=self.step, loss=self.validation_loss)
+                self.reporter.validated(self.step, self.validation_loss)
         if self._saves() or agreed.flags.stop or agreed.flags.save:
             self._save()
         if self.step == self.steps:
@@ -249,8 +251,7 @@ class _Loop:
     def _finish(self, status: Status) -> Status:
         """Waits until the last checkpoint is written; every rank learns what became of it."""
         superseded, error = self._landed(wait=True)
-        if self.rank == 0:
-            self.sink.flush()
+        self.reporter.flush()
         flags = agree_on(Flags(superseded=superseded, failed=error is not None), self.device)
         _raise(flags, error)
         return "superseded" if flags.superseded else status
@@ -263,13 +264,7 @@ class _Loop:
             return False, error
         for written in done:
             if written.committed:
-                self._event(
-                    "checkpointed",
-                    step=written.ref.step,
-                    key=written.ref.key,
-                    seconds=round(written.seconds, 3),
-                    bytes=written.bytes,
-                )
+                self.reporter.checkpointed(written)
         return not all(written.committed for written in done), None
 
     def _save_is_due(self) -> bool:
@@ -284,7 +279,7 @@ class _Loop:
         self.saved_at = time.monotonic()
         if self.rank != 0:
             return
-        self.sink.flush()
+        self.reporter.flush()
         described = {
             "model": self.model.config.model_dump(mode="json"),
             "palette": self.data.index.palette_digest,
@@ -294,55 +289,6 @@ class _Loop:
             "micro_batch": self.worker.micro_batch,
         }
         self.writer.start(capture(self.step, self.model, self.worker.optimizer, described))
-
-    def _report(self, pending: Pending, agreed: Agreement) -> None:
-        """Metrics of each step, and the latest for whoever looks on."""
-        speed = throughput(
-            steps=len(agreed.losses),
-            seconds=agreed.seconds,
-            waits=agreed.waits,
-            global_batch=self.batch,
-            positions=self.model.config.positions,
-            flops_per_token=self.model.config.training_flops_per_token(),
-            peak=self.peak,
-        )
-        lines: list[dict[str, object]] = []
-        for step, loss, digest, rate in zip(
-            pending.steps, agreed.losses, agreed.digests, pending.rates, strict=True
-        ):
-            if not math.isfinite(loss):
-                self._metrics(lines)
-                raise IgptError(
-                    f"the loss of step {step} is {loss}",
-                    expected="a number",
-                    mend="Lower optimizer.learning_rate, or set optimizer.clip.",
-                )
-            lines.append(
-                {
-                    "step": step,
-                    "loss": loss,
-                    "digest": f"{digest:016x}",
-                    "learning_rate": rate,
-                    "tokens_per_second": speed.tokens_per_second,
-                    "data_wait": speed.data_wait,
-                }
-            )
-        self.loss = agreed.losses[-1]
-        self._metrics(lines)
-        if self.rank == 0:
-            self.sink.progress(
-                done=self.step,
-                total=self.steps,
-                unit="steps",
-                loss=self.loss,
-                validation_loss=self.validation_loss,
-                learning_rate=pending.rates[-1],
-                tokens_per_second=speed.tokens_per_second,
-                images_per_second=speed.images_per_second,
-                mfu=speed.mfu,
-                data_wait=speed.data_wait,
-                seconds_left=(self.steps - self.step) * self.batch / speed.images_per_second,
-            )
 
     def _validate(self) -> float | None:
         """Mean nats per token of the first validation images; None where there are none."""
@@ -354,14 +300,6 @@ class _Loop:
             numbers = np.arange(begin, min(mine.stop, begin + self.batch))
             total += self.worker.loss_sum(self.data.tokens("validation", numbers))
         return float(parallel.gather(total[None], self.device).sum()) / self.validation_samples
-
-    def _metrics(self, lines: list[dict[str, object]]) -> None:
-        if self.rank == 0:
-            self.sink.metrics(lines)
-
-    def _event(self, kind: str, **fields: object) -> None:
-        if self.rank == 0:
-            self.sink.event(kind, **fields)
 
     def _outcome(self, status: Status) -> Outcome:
         return Outcome(status, self.step, self.loss, self.validation_loss)

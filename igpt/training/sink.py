@@ -16,10 +16,10 @@ class Sink(Protocol):
         """Returns when all lines so far are durable."""
 
     def event(self, kind: str, **fields: object) -> None:
-        """Records that something happened: started, resumed, validated, checkpointed."""
+        """Records what happened: training, training-resumed, validated, checkpointed."""
 
     def progress(self, **fields: object) -> None:
-        """Shows the latest step, loss and speed; overwrites what was shown. Often called."""
+        """Overwrites what is shown: done, total, unit, loss, speed. Often called."""
 
     def superseded(self) -> bool:
         """Whether a newer attempt has claimed the run."""

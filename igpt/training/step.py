@@ -87,8 +87,9 @@ class Worker:
         a resumed run adds in the same order as one that was never interrupted.
         """
         self.micro_batch = micro_batch
-        positions = self.model.config.positions
-        self._backward(torch.zeros((1, positions), dtype=torch.int64), last=True)
+        rows = min(micro_batch, self.global_batch // self.world_size)
+        tokens = torch.zeros((rows, self.model.config.positions), dtype=torch.int64)
+        self._backward(tokens, last=True)
         self.optimizer.zero_grad()
 
     def step(self, tokens: NDArray[np.uint16], learning_rate: float) -> Tensor:

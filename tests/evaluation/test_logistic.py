@@ -108,6 +108,16 @@ def test_agrees_with_scikit_learn() -> None:
     assert (path.predict(x)[0] == oracle.predict(x)).all()
 
 
+def test_features_of_very_unequal_spread_take_few_steps() -> None:
+    generator = np.random.default_rng(0)
+    z = generator.normal(size=(1000, 40))
+    y = (z[:, ::4] + 2 * generator.gumbel(size=(1000, 10))).argmax(axis=1)
+    axes = np.linalg.qr(generator.normal(size=(40, 40)))[0]
+    path = logistic_path((z * np.logspace(0, -3, 40)) @ axes, y, [1.0, 1e-2, 1e-4, 1e-6])
+    assert path.converged.all()
+    assert path.iterations.max() < 100  # without preconditioning, 1,900
+
+
 def test_path_is_that_of_independent_fits_in_any_order() -> None:
     x, y = example()
     path = logistic_path(x, y, [1e-3, 1.0, 1e-2])

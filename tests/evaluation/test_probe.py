@@ -179,7 +179,7 @@ def test_selection_says_how_it_was_chosen() -> None:
     )
     (pixels,) = select([row(subject="raw pixels", budget=250)])
     assert pixels.chosen == (
-        "l2 by mean accuracy over 1 seeds on the full validation split (100 labels); no refit"
+        "l2 by mean accuracy over one seed on the full validation split (100 labels); no refit"
     )
 
 
@@ -230,6 +230,8 @@ def test_unlabelled_samples_are_refused() -> None:
 def test_budget_that_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(UserError, match="a budget of 61 labels"):
         probe(budgets=[61])
+    with pytest.raises(UserError, match="needs seeds"):
+        probe(seeds=[])
 
 
 def test_crops_of_one_image_are_not_counted_as_labels() -> None:

@@ -123,6 +123,17 @@ def test_a_link_whose_success_was_not_told_still_counts(
     assert store.get("claim") == b"mine"
 
 
+def test_a_file_system_without_links_is_named_as_the_reason(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with pytest.raises(UserError, match="has no hard links"):
+        check_writable(store)
+
+
 def test_objects_are_as_readable_as_the_user_wants_files_to_be(store: Store) -> None:
     before = os.umask(0o027)
     try:

@@ -102,6 +102,18 @@ def test_a_run_moves_to_another_number_of_workers(uninterrupted: Any, job: Job) 
     np.testing.assert_allclose(values(found, "loss"), values(straight, "loss"), atol=1e-5, rtol=0)
 
 
+def test_workers_may_need_different_numbers_of_micro_batches(dataset: str, tmp_path: Path) -> None:
+    """Of 10 rows two workers have 3 and one has 4: one micro batch of 3 or two."""
+    config = configuration(10, batch={"global": 10, "micro": 3})
+    lines = {}
+    for world_size in (1, 3):
+        job = Job(dataset, str(tmp_path / str(world_size)), config)
+        lines[world_size] = merged(run_workers(job, world_size)[0][1])
+    alone, together = ([line["loss"] for line in lines[w].values()] for w in (1, 3))
+    assert len(alone) == 10
+    np.testing.assert_allclose(together, alone, atol=1e-5, rtol=0)
+
+
 def test_waiting_for_a_worker_that_never_comes_ends(tmp_path: Path) -> None:
     joining = parallel.process_group(
         0,

@@ -1,0 +1,268 @@
+"""The report of a pretraining run: from its record, and those of the probes and samples of it.
+
+This is the one module of the room that knows runs and stores; the rest draws what it is given.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from igpt.data import Dataset, Palette, open_dataset
+from igpt.errors import NotFound, UserError
+from igpt.evaluation import rows_from_json
+from igpt.jobs.references import open_reference
+from igpt.report.content import (
+    Attempt,
+    Completion,
+    Headline,
+    ImageGrid,
+    ProbeRow,
+    ProbeSelection,
+    ProbeTable,
+    Protocol,
+    Report,
+    TrainingCurve,
+)
+from igpt.report.page import render
+from igpt.report.tables import probe_csv, training_csv
+from igpt.runs import Run, Spec
+from igpt.runs import events as ev
+from igpt.runs.attempts import read_metrics
+from igpt.runs.listing import list_hints
+from igpt.runs.record import open_run
+from igpt.runs.state import RunState
+
+_EXAMPLES = 32
+
+_PROTOCOL = (
+    Protocol(
+        "Validation loss",
+        "Mean cross-entropy in nats per palette token over the first images of the validation "
+        "split, which is never trained on. It is to be held against the palette's own entropy: "
+        "what a model would lose that knows only how common each colour is in training (add-one "
+        "smoothing). Nats per palette token are not bits per dimension of RGB.",
+    ),
+    Protocol(
+        "Linear probe",
+        "Multinomial logistic regression on the mean over all positions of each block's ln_1 "
+        "output (the last layer: ln_f), objective mean log loss + l2/2 |W|², intercept free. Layer "
+        "and L2 are chosen by accuracy on the validation split; with all labels the fit is made "
+        "again on train and validation together; the test split is looked at once. Label budgets "
+        "are class-balanced subsets of train by FixMatch's algorithm, one for each seed.",
+    ),
+    Protocol(
+        "Baselines",
+        "Untrained: the same network with the weights its training began with. Raw pixels: the "
+        "same probe on the colours themselves, without a network.",
+    ),
+    Protocol(
+        "Samples and completions",
+        "Drawn token by token at the temperature of their run, without truncation. A completion "
+        "is given the top half of an image of the test split.",
+    ),
+)
+
+
+def write_report(run: Run, path: Path) -> Path:
+    """Writes the page, and beside it the probe's rows and the losses as CSV; returns the page."""
+    report = collect(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(report), encoding="utf-8")
+    if report.probes:
+        path.with_suffix(".probe.csv").write_text(probe_csv(report.probes), encoding="utf-8")
+    if report.training:
+        path.with_suffix(".training.csv").write_text(training_csv(report.training), "utf-8")
+    return path
+
+
+def collect(run: Run) -> Report:
+    """Everything the page shows of a pretraining run. Raises UserError for a run of another job."""
+    spec = run.spec()
+    if spec.job != "pretrain":
+        raise UserError(
+            f"run {run.id} is of the job {spec.job}",
+            expected="a pretraining run; its probes and samples are found by themselves",
+        )
+    data = open_dataset(open_reference(run.root, spec.config["data"]))
+    related = _related(run)
+    probe, generate = related.get("probe"), related.get("generate")
+    curve = _curve(run, data)
+    table = _probes(probe, data) if probe else None
+    return Report(
+        title=f"Image GPT: {run.id}",
+        made=datetime.now(UTC),
+        runs=(run.id, *(one.id for one in related.values())),
+        summary=_summary(spec, data),
+        headlines=_headlines(curve, table),
+        probes=table,
+        training=curve,
+        samples=_samples(generate, data.palette(), data) if generate else None,
+        completions=_completions(generate, data.palette(), data) if generate else (),
+        examples=_examples(data),
+        protocol=_PROTOCOL,
+        provenance=_provenance(run, spec),
+        attempts=tuple(_attempts(run)),
+    )
+
+
+def _related(run: Run) -> dict[str, Run]:
+    """The newest finished probe and generation of the run's checkpoints, by job."""
+    found: dict[str, Run] = {}
+    finished = [hint for hint in list_hints(run.root) if hint.state is RunState.FINISHED]
+    for hint in sorted(finished, key=lambda hint: hint.changed, reverse=True):
+        other = open_run(run.root, hint.run)
+        try:
+            spec = other.spec()
+        except NotFound:  # deleted since
+            continue
+        if str(spec.config.get("model", "")).startswith(f"runs/{run.id}/"):
+            found.setdefault(spec.job, other)
+    return {job: found[job] for job in ("probe", "generate") if job in found}
+
+
+def _curve(run: Run, data: Dataset) -> TrainingCurve:
+    lines = read_metrics(run.record)
+    return TrainingCurve(
+        training=tuple((line["step"], line["loss"]) for line in lines if "loss" in line),
+        validation=tuple(
+            (line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line
+        ),
+        colors=data.index.colors,
+        palette_entropy=data.index.unigram_entropy() if "validation" in data.index.splits else None,
+    )
+
+
+def _probes(probe: Run, data: Dataset) -> ProbeTable:
+    rows = rows_from_json(probe.record.get("probe/rows.json"))
+    return ProbeTable(
+        rows=tuple(ProbeRow(**row.model_dump(include=_names(ProbeRow))) for row in rows),
+        selections=tuple(
+            ProbeSelection(
+                subject=one["subject"],
+                budget=one["budget"],
+                layer=one["layer"],
+                l2=one["l2"],
+                test_accuracy_mean=one["test_accuracy"],
+                test_accuracy_std=one["test_std"],
+                seeds=one["seeds"],
+                chosen=one["chosen"],
+            )
+            for one in (probe.result() or {})["selections"]
+        ),
+        classes=len(data.index.classes),
+    )
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _headlines(curve: TrainingCurve, table: ProbeTable | None) -> tuple[Headline, ...]:
+    headlines = []
+    for one in table.selections if table else ():
+        if one.budget == "all" and one.test_accuracy_mean is not None:
+            note = f"layer {one.layer}" if one.subject != "raw pixels" else "no network"
+            headlines.append(
+                Headline(f"Probe, {one.subject}", f"{100 * one.test_accuracy_mean:.1f} %", note)
+            )
+    if curve.validation:
+        entropy = curve.palette_entropy
+        note = f"palette's entropy {entropy:.3f}" if entropy is not None else ""
+        headlines.append(
+            Headline("Validation loss", f"{curve.validation[-1][1]:.3f} nats/token", note)
+        )
+    return tuple(headlines)
+
+
+def _summary(spec: Spec, data: Dataset) -> str:
+    model, index = spec.config["model"], data.index
+    return (
+        f"An Image GPT of {model['layers']} layers and width {model['width']}, pretrained for "
+        f"{spec.config['schedule']['steps']:,} steps of {spec.config['batch']['global']} images of "
+        f"{index.resolution}x{index.resolution} in {index.colors} colours, "
+        f"{data.samples('train'):,} of them in all."
+    )
+
+
+def _samples(generate: Run, palette: Palette, data: Dataset) -> ImageGrid | None:
+    if not generate.record.exists("samples/samples.npy"):
+        return None
+    config = generate.spec().config
+    return ImageGrid(
+        palette.decode(_tokens(generate, "samples"), size=data.index.resolution),
+        caption=f"Drawn at temperature {config['temperature']:g}, none left out.",
+    )
+
+
+def _completions(generate: Run, palette: Palette, data: Dataset) -> tuple[Completion, ...]:
+    if not generate.record.exists("samples/completions.npy"):
+        return ()
+    size = data.index.resolution
+    originals = palette.decode(_tokens(generate, "originals"), size=size)
+    hidden = (np.arange(size * size) >= size * size // 2).reshape(size, size)
+    return tuple(
+        Completion(original, hidden, palette.decode(drawn, size=size))
+        for original, drawn in zip(originals, _tokens(generate, "completions"), strict=True)
+    )
+
+
+def _tokens(generate: Run, name: str) -> NDArray[np.uint16]:
+    content = io.BytesIO(generate.record.get(f"samples/{name}.npy"))
+    tokens: NDArray[np.uint16] = np.load(content, allow_pickle=False)
+    return tokens
+
+
+def _examples(data: Dataset) -> ImageGrid:
+    count = min(_EXAMPLES, data.samples("train"))
+    tokens, labels = data.read("train", np.arange(count))
+    classes = data.index.classes
+    return ImageGrid(
+        data.palette().decode(tokens, size=data.index.resolution),
+        names=tuple(classes[label] if label >= 0 else "" for label in labels) if classes else (),
+        caption="The first images of the training split, as the network sees them.",
+    )
+
+
+def _attempts(run: Run) -> Sequence[Attempt]:
+    """The attempts, each with what became of it."""
+    history = run.events()
+    result = run.result()
+    attempts = []
+    for claim in run.claims():
+        own = [event for event in history if event.attempt == claim.attempt]
+        ends = [event for event in own if event.kind in _ENDS]
+        last = ends[-1] if ends else None
+        saved = [event.fields["step"] for event in own if event.kind == ev.CHECKPOINTED]
+        finished = result is not None and result["attempt"] == claim.attempt
+        outcome = ev.FINISHED if finished else last.kind if last else "ended without a word"
+        attempts.append(
+            Attempt(
+                number=claim.attempt,
+                cluster=f"{claim.workers} workers on {claim.host}",
+                outcome=outcome,
+                started=datetime.fromtimestamp(claim.time, UTC),
+                ended=datetime.fromtimestamp(last.time, UTC) if last else None,
+                first_step=claim.start_step + 1,
+                last_step=max(saved, default=None),
+                detail=str(last.fields.get("reason", "")) if last else "",
+            )
+        )
+    return attempts
+
+
+_ENDS = (ev.FINISHED, ev.FAILED, ev.PREEMPTED, ev.CANCELLED, ev.SUPERSEDED)
+
+
+def _provenance(run: Run, spec: Spec) -> dict[str, object]:
+    made: dict[str, Any] = json.loads(run.record.get("provenance.json"))
+    made["time"] = datetime.fromtimestamp(made["time"], UTC).isoformat(timespec="seconds")
+    git = made.pop("git", None) or {}
+    made["git"] = {"commit": git.get("commit"), "changed": bool(git.get("diff"))} if git else None
+    return {"run": run.uri, **made, "inputs": spec.inputs, "configuration": spec.config}

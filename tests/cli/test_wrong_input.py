@@ -1,0 +1,168 @@
+"""A user's mistakes: exit code 2, where and what and how to mend it, nothing started."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from igpt.data import open_dataset
+from igpt.model.config import ModelConfig
+from igpt.model.interchange import export_huggingface
+from igpt.model.transformer import ImageGPT
+from igpt.storage import Store
+from tests.cli.command import igpt
+
+MODEL = ["model.preset=null", "model.layers=1", "model.width=8", "model.heads=1"]
+PRETRAIN = ["submit", "pretrain", "data=data/digits", *MODEL, "schedule.steps=2"]
+
+
+def refused(root: Store, folder: Path, *arguments: str, code: int = 2) -> str:
+    """What the command says; fails unless it refused with this code and started nothing."""
+    ended = igpt(*arguments, folder=folder, store=root.uri)
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert root.children("runs") == []
+    assert root.children("index") == []
+    return ended.stderr
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of three images, each a class of its own."""
+    folder = tmp_path / "images"
+    for number in range(3):
+        (folder / f"class{number}").mkdir(parents=True)
+        pixels = np.full((8, 8, 3), 40 * number, np.uint8)
+        Image.fromarray(pixels).save(folder / f"class{number}" / "one.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["optimiser.learning_rate=1.0"], ["unknown key", 'did you mean "optimizer"?']),
+        (["optimizer.learning_rat=1.0"], ['did you mean "learning_rate"?']),
+        (["schedule.steps=many"], ["schedule.steps", "valid integer", "many"]),
+        (["optimizer.learning_rate=-0.1"], ["override optimizer.learning_rate", "greater than 0"]),
+        (["model.preset=igpt-x"], ["igpt-x", "igpt-xl"]),
+        (["model.resolution=32"], ["32x32", "8x8", "submit shard resolution=32"]),
+        (["palette=0123456789ab"], ["palette", "0123456789ab", "the same palette"]),
+        (["data=data/digitz"], ["data/digitz", "index.json"]),
+        (["name"], ["is not an assignment"]),
+        (["model.heads=3"], ["width 8 is not a multiple of heads 3"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_mend(
+    root: Store, tmp_path: Path, overrides: list[str], parts: list[str]
+) -> None:
+    code = 4 if "data=data/digitz" in overrides else 2
+    said = refused(root, tmp_path, *PRETRAIN, *overrides, code=code)
+    for part in parts:
+        assert part in said
+
+
+def test_a_job_that_does_not_exist_offers_the_nearest(root: Store, tmp_path: Path) -> None:
+    assert 'did you mean "pretrain"?' in refused(root, tmp_path, "submit", "pretrian")
+
+
+def test_a_cluster_that_does_not_exist_offers_the_nearest(root: Store, tmp_path: Path) -> None:
+    said = refused(root, tmp_path, *PRETRAIN, "--cluster", "locl.yaml")
+    assert 'did you mean "local"?' in said
+
+
+def test_a_kind_of_cluster_that_does_not_exist_offers_the_nearest(
+    root: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("kind: locale\nworkers: 1\n")
+    said = refused(root, tmp_path, *PRETRAIN, "--cluster", "mine.yaml")
+    assert "mine.yaml, line 1" in said
+    assert 'did you mean "local"?' in said
+
+
+def test_a_file_with_a_mistake_is_named_with_its_line(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("job: pretrain\ndata: data/digits\nmodle: {}\n")
+    said = refused(root, tmp_path, "submit", "job.yaml")
+    assert "job.yaml, line 3" in said
+    assert 'did you mean "model"?' in said
+
+
+def test_more_workers_than_rows_are_refused(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "wide.yaml").write_text("kind: local\nworkers: 3\n")
+    said = refused(root, tmp_path, *PRETRAIN, "batch.global=2", "--cluster", "wide.yaml")
+    assert "3 workers cannot share a batch of 2 rows" in said
+
+
+def test_an_empty_image_folder_is_refused(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    said = refused(root, tmp_path, "submit", "shard", "source=folder:nothing", "output=data/x")
+    assert "nothing" in said
+
+
+def test_an_unreadable_image_is_named(root: Store, tmp_path: Path, images: Path) -> None:
+    whole = (images / "class1" / "one.png").read_bytes()
+    (images / "class1" / "broken.png").write_bytes(whole[: len(whole) // 2])
+    said = refused(root, tmp_path, "submit", "shard", f"source=folder:{images}", "output=data/x")
+    assert "broken.png" in said
+
+
+def test_a_source_without_a_kind_says_which_was_meant(
+    root: Store, tmp_path: Path, images: Path
+) -> None:
+    said = refused(root, tmp_path, "submit", "shard", f"source={images}", "output=data/x")
+    assert f"source=folder:{images}" in said
+
+
+def test_a_yaml_tag_that_would_run_code_is_refused(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        f"job: pretrain\ndata: !!python/object/apply:os.system ['touch {tmp_path}/pwned']\n"
+    )
+    said = refused(root, tmp_path, "submit", "job.yaml")
+    assert "job.yaml, line 2" in said
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_store_that_cannot_be_written_is_refused(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    digits = f"{root.uri}/data/digits"
+    arguments = ["data=" + digits if word.startswith("data=") else word for word in PRETRAIN]
+    ended = igpt(*arguments, folder=tmp_path, store=str(tmp_path / "file" / "store"))
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert str(tmp_path / "file") in ended.stderr
+
+
+def test_a_verb_that_does_not_exist_offers_the_nearest(root: Store, tmp_path: Path) -> None:
+    ended = igpt("sumbit", folder=tmp_path)
+    assert ended.returncode == 2
+    assert 'did you mean "submit"?' in ended.stderr
+
+
+def test_a_run_that_does_not_exist_is_not_found(root: Store, tmp_path: Path) -> None:
+    for verb in ("status", "logs", "cancel", "resume", "delete", "report"):
+        said = refused(root, tmp_path, verb, "nobody", code=4)
+        assert "igpt-jobs list" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["budgets=[5]"], ["5 labels", "10 classes"]),
+        (["budgets=[100000]"], ["larger than the train split"]),
+        (["l2=[0.0]"], ["greater than 0"]),
+        (["subjects=[trainde]"], ["subjects"]),
+        (["layers=most"], ["layers"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_answered_is_refused(
+    root: Store, tmp_path: Path, overrides: list[str], parts: list[str]
+) -> None:
+    data = open_dataset(root.sub("data/digits"))
+    model = ImageGPT(ModelConfig(layers=1, width=8, heads=1, resolution=8, colors=16))
+    export_huggingface(model, data.palette(), tmp_path / "model")
+    said = refused(
+        root, tmp_path, "sweep", "probe", "model=./model", "data=data/digits", *overrides
+    )
+    for part in parts:
+        assert part in said
