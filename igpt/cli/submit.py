@@ -21,12 +21,13 @@ from igpt.cli.common import (
     store_of,
 )
 from igpt.cli.follow import follow, outcome
-from igpt.clusters import Submission, load_cluster, submit
+from igpt.clusters import Submission, load_cluster, status, submit
 from igpt.clusters.submission import describe
 from igpt.config import override, parse, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs import Job, JobConfig, find_job
 from igpt.jobs.recipes import find_recipe
+from igpt.runs.state import Status
 
 NameOption = Annotated[
     str | None, typer.Option("--name", help="The run's name; default: the job's.")
@@ -55,7 +56,10 @@ def command(
 
     Example: igpt-jobs submit pretrain data=data/cifar10-32 model.preset=igpt-s --follow
     """
-    start("jobs", job, overrides or [], cluster, store, name, dry_run, follow, new, as_json)
+    _, end = start(
+        "jobs", job, overrides or [], cluster, store, name, dry_run, follow, new, as_json
+    )
+    raise typer.Exit(end.exit_code if end else 0)
 
 
 def load_job(noun: str, recipe: str, overrides: list[str], folder: Path) -> tuple[Job, JobConfig]:
@@ -82,8 +86,8 @@ def start(
     following: bool,
     new: bool,
     as_json: bool,
-) -> None:
-    """What `submit` and `sweep` have in common."""
+) -> tuple[Submission, Status | None]:
+    """What `submit` and `sweep` have in common: the submission, and how it ended if followed."""
     folder = here()
     job, config = load_job(noun, recipe, overrides, folder)
     submission = submit(
@@ -97,20 +101,21 @@ def start(
         new=new,
         dry_run=dry_run,
     )
-    if as_json and not following:
+    if as_json and (dry_run or not following):
         print_json(describe(submission))
     if dry_run:
         if not as_json:
             show_plan(submission)
-        return
+        return submission, None
     announce(submission)
-    if following:
-        end = follow(submission.run)
-        if as_json:
-            print_json(describe(submission) | {"state": end.state, "reason": end.reason})
-        else:
-            say(outcome(submission.run, end))
-        raise typer.Exit(end.exit_code)
+    if not following:
+        return submission, None
+    end = follow(submission.run)
+    if as_json:
+        print_json(describe(submission) | {"state": end.state, "reason": end.reason})
+    else:
+        say(outcome(submission.run, end))
+    return submission, end
 
 
 def announce(submission: Submission) -> None:
@@ -119,8 +124,11 @@ def announce(submission: Submission) -> None:
     if submission.created:
         say(f"submitted {run}\n{facts_table(submission.facts | submission.plan.facts)}")
         say(f"  watch it: igpt-jobs status {run}, igpt-jobs logs {run} -f")
-    else:
-        say(f"{run} does this very work already: igpt-jobs status {run} (--new starts another)")
+        return
+    now = status(submission.run)
+    say(f"{run} does this very work already, and is {now.state}; --new starts another")
+    if now.next:
+        say(now.next)
 
 
 def show_plan(submission: Submission) -> None:

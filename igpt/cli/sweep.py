@@ -1,8 +1,10 @@
 """`igpt-jobs sweep SWEEP`."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from igpt.cli.common import (
     ClusterOption,
@@ -13,6 +15,8 @@ from igpt.cli.common import (
     YesOption,
 )
 from igpt.cli.submit import DryRunOption, NameOption, NewOption, start
+from igpt.runs import Run
+from igpt.runs.state import RunState
 
 
 def command(
@@ -31,4 +35,19 @@ def command(
 
     Example: igpt-jobs sweep probe model=pretrain-1a2b3c4d budgets=[40,250,4000] --follow
     """
-    start("sweeps", sweep, overrides or [], cluster, store, name, dry_run, follow, new, as_json)
+    submission, end = start(
+        "sweeps", sweep, overrides or [], cluster, store, name, dry_run, follow, new, as_json
+    )
+    if end and end.state is RunState.FINISHED and not as_json:
+        show_probes(submission.run)
+    raise typer.Exit(end.exit_code if end else 0)
+
+
+def show_probes(run: Run) -> None:
+    """The choices and the accuracies by layer of a finished probe, as tables."""
+    from igpt.report import Report, tables
+    from igpt.report.study import probe_table
+
+    console = Console()
+    for table in tables(Report(title=run.id, made=datetime.now(UTC), probes=probe_table(run))):
+        console.print(table)

@@ -94,7 +94,7 @@ def collect(run: Run) -> Report:
     related = _related(run)
     probe, generate = related.get("probe"), related.get("generate")
     curve = _curve(run, data)
-    table = _probes(probe, data) if probe else None
+    table = probe_table(probe, len(data.index.classes)) if probe else None
     return Report(
         title=f"Image GPT: {run.id}",
         made=datetime.now(UTC),
@@ -139,15 +139,22 @@ def _curve(run: Run, data: Dataset) -> TrainingCurve:
     )
 
 
-def _probes(probe: Run, data: Dataset) -> ProbeTable:
+def probe_table(probe: Run, classes: int | None = None) -> ProbeTable:
+    """The fits and choices of a finished probe; `classes` of its data, for the line of chance."""
     rows = rows_from_json(probe.record.get("probe/rows.json"))
     return ProbeTable(
-        rows=tuple(ProbeRow(**row.model_dump(include=_names(ProbeRow))) for row in rows),
+        rows=tuple(
+            ProbeRow(
+                **row.model_dump(include=_names(ProbeRow) - {"layer"}),
+                layer=_layer(row.subject, row.layer),
+            )
+            for row in rows
+        ),
         selections=tuple(
             ProbeSelection(
                 subject=one["subject"],
                 budget=one["budget"],
-                layer=one["layer"],
+                layer=_layer(one["subject"], one["layer"]),
                 l2=one["l2"],
                 test_accuracy_mean=one["test_accuracy"],
                 test_accuracy_std=one["test_std"],
@@ -156,8 +163,13 @@ def _probes(probe: Run, data: Dataset) -> ProbeTable:
             )
             for one in (probe.result() or {})["selections"]
         ),
-        classes=len(data.index.classes),
+        classes=classes,
     )
+
+
+def _layer(subject: str, layer: int) -> int | None:
+    """Raw pixels are one trial, number 0, and no layer of anything."""
+    return None if subject == "raw pixels" else layer
 
 
 def _names(kind: type[Any]) -> set[str]:
@@ -168,7 +180,7 @@ def _headlines(curve: TrainingCurve, table: ProbeTable | None) -> tuple[Headline
     headlines = []
     for one in table.selections if table else ():
         if one.budget == "all" and one.test_accuracy_mean is not None:
-            note = f"layer {one.layer}" if one.subject != "raw pixels" else "no network"
+            note = "no network" if one.layer is None else f"layer {one.layer}"
             headlines.append(
                 Headline(f"Probe, {one.subject}", f"{100 * one.test_accuracy_mean:.1f} %", note)
             )

@@ -97,7 +97,8 @@ def _headlines(report: Report) -> Table:
 
 def _choices(probes: ProbeTable) -> Table:
     numbers = ("labels", "layer", "L2", "test accuracy, %", "seeds")
-    table = _table("Probe accuracy", "features", *numbers, "chosen", numbers=numbers)
+    table = _table("Probe accuracy", "features", *numbers, "note", numbers=numbers)
+    notes: list[str] = []  # how layer and L2 were chosen: long sentences, each said once
     for budget in budgets(probes):
         for subject in SUBJECTS:
             choice = selection(probes, subject, budget)
@@ -110,9 +111,19 @@ def _choices(probes: ProbeTable) -> Table:
                     strength(choice.l2),
                     percent_with_spread(choice.test_accuracy_mean, choice.test_accuracy_std),
                     str(choice.seeds),
-                    choice.chosen,
+                    _note(choice.chosen, notes),
                 )
+    if notes:
+        said = "\n".join(f"{number}: {note}" for number, note in enumerate(notes, 1))
+        table.caption, table.caption_justify = _plain(f"Chosen by\n{said}"), "left"
     return table
+
+
+def _note(text: str, notes: list[str]) -> str:
+    """The number of a note, which is added where it is new; nothing for an empty one."""
+    if text and text not in notes:
+        notes.append(text)
+    return str(notes.index(text) + 1) if text else ""
 
 
 def _depth(probes: ProbeTable) -> Table:

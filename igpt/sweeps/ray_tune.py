@@ -11,15 +11,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Set before Ray is imported, which reads them then: no reports to its makers, no loggers of Tune's
-# own, and workers that stay in the folder where they were started.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+# Set before Ray is imported, which reads them then. In this order: no reports to its makers; only
+# those who have the token of this machine's user may send it work; workers stay in the folder where
+# they were started; Tune draws no tables of its own into the log and writes no TensorBoard files.
+for _name, _value in (
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+    ("RAY_AUTH_MODE", "token"),
+    ("RAY_CHDIR_TO_TRIAL_DIR", "0"),
+    ("RAY_AIR_NEW_OUTPUT", "0"),
+    ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),
+):
+    os.environ.setdefault(_name, _value)
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.logger import JsonLoggerCallback
 
 T = TypeVar("T")
 
@@ -61,7 +68,7 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 storage_path=str(temporary / "tune"),
-                callbacks=[_Finished(finished)],
+                callbacks=[_json_logger(), _Finished(finished)],
                 stop=_Asked(stop),
                 verbose=0,
             ),
@@ -71,6 +78,12 @@ def run_trials(
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _json_logger() -> tune.Callback:
+    """Keeps each trial's report where Tune looks for it at the end, and warns where it is not."""
+    logger: tune.Callback = JsonLoggerCallback()  # type: ignore[no-untyped-call]
+    return logger
 
 
 def _trainable(function: Callable[[T], None]) -> Callable[[dict[str, T]], None]:

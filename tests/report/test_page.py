@@ -29,6 +29,7 @@ from igpt.report import (
 from tests.report.example import picture, report
 
 MADE = datetime(2026, 11, 24, tzinfo=UTC)
+WHOLE = report()
 VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
 
 
@@ -69,7 +70,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(report())
+    return render(WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -190,18 +191,19 @@ def test_texts_from_outside_are_only_texts(name: str) -> None:
     pictures = np.stack([picture(0)])
     text = render(
         replace(
-            report(),
+            WHOLE,
             title=name,
             summary=name,
             runs=(name,),
             headlines=(Headline(name, name, name),),
-            probes=replace(
-                report().probes,
-                selections=tuple(
+            probes=ProbeTable(
+                (),
+                tuple(
                     replace(choice, chosen=f"{name} {choice.budget}")
-                    for choice in report().probes.selections
+                    for choice in WHOLE.probes.selections
                 ),
             ),
+            training=None,
             samples=ImageGrid(pictures, (name,), name),
             examples=ImageGrid(pictures, (name,), name),
             completions=(Completion(picture(1), hidden, pictures, name),),
@@ -229,15 +231,15 @@ def test_a_report_of_nothing_is_a_title() -> None:
 
 
 PARTS = {
-    "Linear probes": {"probes": report().probes},
-    "Pretraining": {"training": report().training},
-    "Samples": {"samples": report().samples},
-    "Half-image completions": {"completions": report().completions},
-    "Data": {"examples": report().examples},
+    "Linear probes": {"probes": WHOLE.probes},
+    "Pretraining": {"training": WHOLE.training},
+    "Samples": {"samples": WHOLE.samples},
+    "Half-image completions": {"completions": WHOLE.completions},
+    "Data": {"examples": WHOLE.examples},
     "Published numbers": {"published": (PublishedRow("CIFAR-10", "96.3", "78.9", "V2"),)},
-    "How each number is made": {"protocol": report().protocol},
-    "Attempts": {"attempts": report().attempts},
-    "Provenance": {"provenance": report().provenance},
+    "How each number is made": {"protocol": WHOLE.protocol},
+    "Attempts": {"attempts": WHOLE.attempts},
+    "Provenance": {"provenance": WHOLE.provenance},
 }
 
 
@@ -266,22 +268,21 @@ def test_a_part_without_content_leaves_no_heading(part: dict[str, object]) -> No
 
 
 def test_what_is_not_a_number_is_shown_as_missing() -> None:
-    whole = report()
     nan = float("nan")
     rows = tuple(
         replace(row, validation_accuracy=nan if row.layer == 14 else row.validation_accuracy)
-        for row in whole.probes.rows
+        for row in WHOLE.probes.rows
     )
     choices = tuple(
         replace(choice, test_accuracy_mean=nan, test_accuracy_std=nan)
-        for choice in whole.probes.selections
+        for choice in WHOLE.probes.selections
     )
     curve = TrainingCurve(
-        tuple((step, nan if step % 100 == 0 else loss) for step, loss in whole.training.training),
+        tuple((step, nan if step % 100 == 0 else loss) for step, loss in WHOLE.training.training),
         ((1000, nan), (2000, 2.5)),
         palette_entropy=nan,
     )
-    html = render(replace(whole, probes=ProbeTable(rows, choices), training=curve))
+    html = render(replace(WHOLE, probes=ProbeTable(rows, choices), training=curve))
     page = Page(html)
     assert "nan" not in " ".join(text.lower() for _, text in page.texts if len(text) < 40).split()
     assert "–" in page.text_in("td")
