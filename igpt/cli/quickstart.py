@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -136,7 +137,7 @@ def _show(probe: Run, summary: dict[str, Any]) -> None:
         if row.budget == "all" and row.test_accuracy is not None
     }
     layers = sorted({layer for subject, layer in tested if subject == "trained"})
-    table = Table(title="Linear probe, test accuracy in %, all labels", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for title in ("layer", "pretrained", "untrained"):
         table.add_column(title, justify="right")
     for layer in layers:
@@ -145,7 +146,7 @@ def _show(probe: Run, summary: dict[str, Any]) -> None:
             name, *(f"{100 * tested[one, layer]:.1f}" for one in ("trained", "untrained"))
         )
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 80)
-    console.print()
+    console.print("\nLinear probe, test accuracy in %, all labels")
     console.print(table)
     say(f"raw pixels, the same probe without a network: {100 * tested['raw pixels', 0]:.1f}")
     say(

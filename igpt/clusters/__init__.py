@@ -6,7 +6,8 @@ alive(run)             whether its supervisor lives; None where that cannot be k
 cancel(run)            asks it to stop now
 """
 
-from igpt.clusters.base import Backend, ClusterConfig, Plan, load_cluster
+from igpt.clusters.base import Backend, ClusterConfig, Plan
+from igpt.clusters.files import load_cluster
 from igpt.clusters.submission import Submission, cancel, resume, status, submit
 
 __all__ = [

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from igpt.clusters.base import ClusterConfig, Plan, parse_cluster
+from igpt.clusters.base import ClusterConfig, Plan
+from igpt.clusters.files import parse_cluster
 from igpt.config import dump_yaml, plain, read_yaml
 from igpt.errors import NotFound, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation

@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
-from igpt.clusters.base import parse_cluster
+from igpt.clusters.files import parse_cluster
 from igpt.clusters.local import LocalCluster, process_started, state_folder
 from igpt.clusters.node import Ranks, heartbeat, run_ranks
 from igpt.clusters.queue import Ticket, only_one

@@ -11,11 +11,12 @@ from igpt.data.dataset import Dataset, open_dataset
 from igpt.data.images import BadImage
 from igpt.data.index import Index, ShardOptions
 from igpt.data.loader import Loader, row_digest
+from igpt.data.opening import check_source, open_source
 from igpt.data.order import Order
 from igpt.data.palette import Palette
 from igpt.data.palette_fit import palette_for
 from igpt.data.shards import write_shards
-from igpt.data.sources import ArraySource, Record, Source, check_source, open_source
+from igpt.data.sources import ArraySource, Record, Source
 
 __all__ = [
     "ArraySource",

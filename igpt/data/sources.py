@@ -1,16 +1,11 @@
-"""Where images come from: one interface, and the sources behind it.
-
-    source = ArraySource(images, labels)               # in memory
-    source = open_source("folder:/data/cats")          # an image folder
-    source = open_source("tar:/data/cifar10.tar.xz")   # a tar of one, or zip:/data/cats.zip
+"""Where images come from: the interface of a source, and the source that is in memory.
 
 A source is an ordered list of images. The order, the names and the digest depend on the data
 alone, not on the machine, the path or the file system.
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -118,48 +113,3 @@ class ArraySource:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "array", "images": len(self)}
-
-
-def open_source(uri: str) -> Source:
-    """The source at `folder:PATH`, `tar:PATH` or `zip:PATH`; listed now, decoded later.
-
-    Raises UserError for another scheme, for a path where there is nothing to read, or for a layout
-    that `igpt.data.layout` does not know.
-    """
-    from igpt.data.folders import open_folder, open_tar, open_zip
-
-    kinds: dict[str, Callable[[str], Source]] = {
-        "folder": open_folder,
-        "tar": open_tar,
-        "zip": open_zip,
-    }
-    scheme, colon, path = uri.partition(":")
-    if not colon or scheme not in kinds:
-        hint = nearest(scheme, kinds) if colon else f'; did you mean "folder:{uri}"?'
-        raise UserError(
-            f"source {uri!r} has {'an unknown' if colon else 'no'} scheme{hint}",
-            expected="folder:PATH, tar:PATH or zip:PATH",
-        )
-    return kinds[scheme](path)
-
-
-def check_source(
-    source: Source,
-    limit: int = 1000,
-    seconds: float = 10.0,
-    clock: Callable[[], float] = time.monotonic,
-) -> int:
-    """Decodes images spread evenly over the source and returns how many.
-
-    All of them where there are at most `limit`, and none more once `seconds` have passed. Raises
-    BadImage, a UserError, for the first that cannot be read.
-    """
-    end = clock() + seconds
-    step = max(1, len(source) / limit)
-    checked = 0
-    while checked < min(len(source), limit):
-        source.image(int(checked * step))
-        checked += 1
-        if clock() >= end:
-            break
-    return checked

@@ -1,0 +1,1 @@
+"""The network: transformer, generation, interchange with other formats. No parallelism."""

@@ -1,0 +1,31 @@
+"""Reads a cluster file into the configuration of its kind."""
+
+from pathlib import Path
+
+from igpt.clusters.base import ClusterConfig
+from igpt.clusters.local import LocalCluster
+from igpt.config import Document, nearest, override, parse, read_yaml_file
+from igpt.errors import UserError
+from igpt.jobs.recipes import find_recipe
+
+KINDS: dict[str, type[ClusterConfig]] = {"local": LocalCluster}
+
+
+def parse_cluster(document: Document) -> ClusterConfig:
+    """The cluster a document describes. Raises UserError."""
+    kind = document.data.get("kind")
+    if kind is None:
+        raise UserError(f"{document.source}: 'kind' is missing", expected=f"one of {list(KINDS)}")
+    if kind not in KINDS:
+        raise UserError(
+            f"{document.where(('kind',))}: {kind!r} is not a kind of cluster"
+            f"{nearest(str(kind), KINDS)}",
+            expected=f"one of {', '.join(KINDS)}",
+        )
+    return parse(KINDS[kind], document)
+
+
+def load_cluster(name: str, folder: Path, assignments: list[str] | None = None) -> ClusterConfig:
+    """The cluster file `name`, found as any recipe is. Raises UserError."""
+    path = find_recipe("clusters", name, folder)
+    return parse_cluster(override(read_yaml_file(path), assignments or []))
