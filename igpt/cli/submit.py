@@ -12,7 +12,6 @@ from igpt.cli.common import (
     JsonOption,
     OverrideArguments,
     StoreOption,
-    YesOption,
     facts_table,
     here,
     out,
@@ -49,7 +48,6 @@ def command(
     dry_run: DryRunOption = False,
     follow: FollowOption = False,
     new: NewOption = False,
-    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a job on a cluster.

@@ -12,7 +12,6 @@ from igpt.cli.common import (
     JsonOption,
     OverrideArguments,
     StoreOption,
-    YesOption,
 )
 from igpt.cli.submit import DryRunOption, NameOption, NewOption, start
 from igpt.runs import Run
@@ -28,7 +27,6 @@ def command(
     dry_run: DryRunOption = False,
     follow: FollowOption = False,
     new: NewOption = False,
-    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a sweep; `probe` without more probes the newest finished pretraining run.

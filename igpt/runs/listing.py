@@ -1,7 +1,8 @@
-"""All runs of a store with one LIST: the newest hint of each run in `index/`.
+"""All runs of a store by two listings: the hints in `index/`, and the names below `runs/`.
 
 A hint is the name of an empty object, `index/<run>.<time>.<state>`. It may lag behind: a run whose
 supervisor died still says "running". So the state of what should be alive is taken from its record.
+A run without a hint is one whose client died in the middle of its submission.
 """
 
 from dataclasses import dataclass
@@ -33,4 +34,7 @@ def list_hints(root: Store) -> list[Hint]:
     for run, changes in found.items():
         newest = max(changes)
         hints.append(Hint(run, newest[1], min(changes)[0], newest[0]))
+    for run in set(root.children("runs")) - found.keys():
+        for spec in root.objects(f"runs/{run}/spec.yaml"):
+            hints.append(Hint(run, RunState.SUBMITTED, spec.modified, spec.modified))
     return sorted(hints, key=lambda hint: hint.submitted, reverse=True)
