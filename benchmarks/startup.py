@@ -43,10 +43,7 @@ def figures(quick: bool, folder: Path) -> list[Figure]:
         for figure in compare(
             f"igpt-jobs {work}",
             timed(lambda command=command: _run(command)),
-            {
-                name: timed(lambda command=command: _run(command))
-                for name, command in peers.items()
-            },
+            {name: timed(lambda command=command: _run(command)) for name, command in peers.items()},
             rounds=1 if quick else 11,
         )
     ]

@@ -59,7 +59,7 @@ class _Clock:
 def figures(quick: bool, folder: Path) -> list[Figure]:
     """Some steps of both."""
     data = _data(folder / "data", 256 if quick else 4096)
-    steps = 2 * _SYNC if quick else 8 * _SYNC
+    steps = 2 * _SYNC if quick else 5 * _SYNC
     config = TrainingConfig.model_validate(
         {
             "schedule": {"steps": steps, "warmup": steps // 4},

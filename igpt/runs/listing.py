@@ -35,6 +35,8 @@ def list_hints(root: Store) -> list[Hint]:
         newest = max(changes)
         hints.append(Hint(run, newest[1], min(changes)[0], newest[0]))
     for run in set(root.children("runs")) - found.keys():
-        for spec in root.objects(f"runs/{run}/spec.yaml"):
-            hints.append(Hint(run, RunState.SUBMITTED, spec.modified, spec.modified))
+        hints += [
+            Hint(run, RunState.SUBMITTED, spec.modified, spec.modified)
+            for spec in root.objects(f"runs/{run}/spec.yaml")
+        ]
     return sorted(hints, key=lambda hint: hint.submitted, reverse=True)
