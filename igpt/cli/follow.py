@@ -12,7 +12,7 @@ from igpt.cli.common import say
 from igpt.clusters import status
 from igpt.jobs.context import progress_line
 from igpt.runs import Run
-from igpt.runs.state import Status
+from igpt.runs.state import RunState, Status
 
 _LOOK_SECONDS = 0.5
 _PLAIN_SECONDS = 15.0
@@ -62,12 +62,11 @@ def _bar(console: Console, label: str) -> Iterator[Any]:
 
         def show(now: Status, fields: dict[str, Any]) -> None:
             done, total = fields.get("done"), fields.get("total")
-            progress.update(
-                task,
-                completed=done or 0,
-                total=total,
-                detail=progress_line(fields) or str(now.state),
-            )
+            if now.state is RunState.FINISHED:  # the last heartbeat may still be on its way
+                progress.update(task, completed=total or 1, total=total or 1, detail="finished")
+            else:
+                detail = progress_line(fields) or str(now.state)
+                progress.update(task, completed=done or 0, total=total, detail=detail)
 
         yield show
 
@@ -83,7 +82,8 @@ def _lines(label: str) -> Iterator[Any]:
         changed = now.state != last[0]
         due = done != last[1] and time.monotonic() - said > _PLAIN_SECONDS
         if changed or due:
-            say(f"{label} {now.state}  {progress_line(fields)}".rstrip())
+            detail = progress_line(fields) if now.state.active else ""
+            say(f"{label} {now.state}  {detail}".rstrip())
             last, said = (now.state, done), time.monotonic()
 
     yield show
