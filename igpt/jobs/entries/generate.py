@@ -7,16 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from igpt.data import Dataset, Palette
+from igpt.data import Dataset
 from igpt.jobs.context import Context
 from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.generate import GenerateConfig
 from igpt.jobs.references import open_reference
 from igpt.model.generation import generate
 from igpt.model.interchange import load_model
-from igpt.model.transformer import ImageGPT
 
 Tokens = NDArray[np.uint16]
+
+#: Between the seeds of two completions of one image, more than there are images.
+_SEEDS_APART = 1_000_003
 
 
 def run(config: GenerateConfig, context: Context) -> dict[str, Any]:
@@ -26,55 +28,57 @@ def run(config: GenerateConfig, context: Context) -> dict[str, Any]:
     data = dataset_of(context, config.data or "", context.run.spec().inputs["data"])
     device = pick_device(config.device, context.local_rank)
     model = load_model(open_reference(context.root, config.model).uri, device)
-    palette = data.palette()
-    work = config.samples + config.completions * config.completions_each
+    total = config.samples + config.completions * config.completions_each
     drawn = 0
 
     def draw(n: int, prompt: Tokens | None, seed: int) -> Tokens:
+        """`n` images, a batch at a time; each batch has a seed of its own."""
         nonlocal drawn
-        context.check_stop()
-        tokens = generate(model, n, prompt=prompt, temperature=config.temperature, seed=seed)
-        drawn += n
-        context.sink.progress(done=drawn, total=work, unit="images")
-        return tokens
+        batches = []
+        for first in range(0, n, config.batch):
+            context.check_stop()
+            rows = slice(first, min(first + config.batch, n))
+            given = None if prompt is None else prompt[rows]
+            count = rows.stop - rows.start
+            batches.append(
+                generate(
+                    model, count, prompt=given, temperature=config.temperature, seed=seed + first
+                )
+            )
+            drawn += count
+            context.sink.progress(done=drawn, total=total, unit="images")
+        return np.concatenate(batches)
 
     made: dict[str, Tokens] = {}
     if config.samples:
-        batches = range(0, config.samples, config.batch)
-        made["samples"] = np.concatenate(
-            [
-                draw(min(config.batch, config.samples - first), None, config.seed + first)
-                for first in batches
-            ]
-        )
+        made["samples"] = draw(config.samples, None, config.seed)
     if config.completions:
         made["originals"] = _originals(data, config)
-        known = model.config.positions // 2
+        prompts = made["originals"][:, : model.config.positions // 2]
         each = [
-            draw(
-                config.completions, made["originals"][:, :known], config.seed + 1_000_003 * (k + 1)
-            )
-            for k in range(config.completions_each)
+            draw(config.completions, prompts, config.seed + _SEEDS_APART * number)
+            for number in range(1, config.completions_each + 1)
         ]
         made["completions"] = np.stack(each, axis=1)  # [completions, each, positions]
     for name, tokens in made.items():
         context.run.record.put(f"samples/{name}.npy", _npy(tokens))
-        sheet = contact_sheet(tokens.reshape(-1, tokens.shape[-1]), palette, model)
-        context.run.record.put(f"samples/{name}.png", sheet)
+        images = data.palette().decode(
+            tokens.reshape(-1, tokens.shape[-1]), size=model.config.resolution
+        )
+        context.run.record.put(f"samples/{name}.png", contact_sheet(images))
     return {"model": config.model, "data": config.data, **{k: len(v) for k, v in made.items()}}
 
 
 def _originals(data: Dataset, config: GenerateConfig) -> Tokens:
     """Images to complete, spread evenly over the split."""
-    count = data.samples(config.split)
-    numbers = np.arange(config.completions) * count // config.completions
+    there = data.samples(config.split)
+    numbers = np.arange(config.completions) * there // config.completions
     return data.tokens(config.split, numbers)
 
 
-def contact_sheet(tokens: Tokens, palette: Palette, model: ImageGPT, columns: int = 8) -> bytes:
-    """Images side by side with a gap, enlarged without smoothing, as PNG."""
-    size = model.config.resolution
-    images = palette.decode(tokens, size=size)
+def contact_sheet(images: NDArray[np.uint8], columns: int = 8) -> bytes:
+    """Images uint8 [N, R, R, 3] side by side with a gap, enlarged without smoothing, as PNG."""
+    size = images.shape[1]
     rows = -(-len(images) // columns)
     sheet = np.full((rows * (size + 1) + 1, columns * (size + 1) + 1, 3), 255, np.uint8)
     for number, image in enumerate(images):

@@ -1,0 +1,52 @@
+"""What the small pieces of the entries promise."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.jobs.entries.common import pick_device
+from igpt.jobs.entries.generate import contact_sheet
+from igpt.jobs.worker import explain
+from igpt.runs.failures import FailureClass
+
+
+def test_a_contact_sheet_shows_every_image_with_its_own_pixels() -> None:
+    images = np.zeros((9, 4, 4, 3), np.uint8)
+    images[8] = (10, 20, 30)
+    sheet = Image.open(io.BytesIO(contact_sheet(images)))
+    scale = sheet.width // (8 * 5 + 1)
+    small = np.asarray(sheet.resize((sheet.width // scale, sheet.height // scale), 0))
+    assert (small[1:5, 1:5] == 0).all()
+    assert (small[6:10, 1:5] == (10, 20, 30)).all()
+    assert (small[6:10, 6:10] == 255).all()
+
+
+def test_a_device_that_is_not_there_is_refused_when_it_was_asked_for() -> None:
+    assert pick_device("cpu", 0) == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert pick_device("auto", 0) == torch.device("cpu")
+        with pytest.raises(UserError, match="cuda"):
+            pick_device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "failure"),
+    [
+        (UserError("x"), 2, FailureClass.USER_ERROR),
+        (NotFound("x"), 2, FailureClass.USER_ERROR),
+        (Unreachable("x"), 3, FailureClass.STORAGE),
+        (DataCorrupt("x"), 3, FailureClass.STORAGE),
+        (OSError(28, "No space left on device"), 3, FailureClass.STORAGE),
+        (Superseded("x"), 6, None),
+        (MemoryError(), 1, FailureClass.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("x"), 1, FailureClass.OUT_OF_MEMORY),
+        (IgptError("the loss of step 3 is nan"), 1, FailureClass.CRASH),
+        (KeyError("x"), 1, FailureClass.CRASH),
+    ],
+)
+def test_the_class_of_an_error(error: Exception, code: int, failure: FailureClass | None) -> None:
+    assert explain(error)[:2] == (code, failure)
