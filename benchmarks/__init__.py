@@ -1,6 +1,6 @@
 """The figures that are quoted of this project, each against a peer and in one run.
 
-    python -m benchmarks                  # all; some minutes
+    python -m benchmarks                  # all; about eight minutes
     python -m benchmarks palette loader   # some
     python -m benchmarks --list
 

@@ -18,8 +18,9 @@ from benchmarks.harness import Figure
 from igpt.config import nearest
 
 SUBJECTS = ("palette", "loader", "sampling", "logistic", "training", "startup")
-PACKAGES = ("igpt-jobs", "numpy", "scipy", "scikit-learn", "torch", "transformers", "webdataset")
-PACKAGES += ("ray",)
+PACKAGES = (
+    *("igpt-jobs", "numpy", "scipy", "scikit-learn", "torch", "transformers", "webdataset", "ray"),
+)
 #: One thread for everybody: the ratios of a machine with other work on it are steadiest so.
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -1,8 +1,8 @@
 """How a figure is measured: we and a peer do the same work by turns, in the same process.
 
-A busy machine slows whoever has the turn. So each round gives a ratio of its own, of two times taken
-one right after the other, and a figure is the median of the ratios, with the least and the greatest
-beside it. A ratio says how many times as fast as the peer we are: below 1 we are slower.
+A busy machine slows whoever has the turn. So each round gives a ratio of its own, of two times
+taken one right after the other, and a figure is the median of the ratios, with the least and the
+greatest beside it. A ratio says how many times as fast as the peer we are: below 1 we are slower.
 """
 
 import time

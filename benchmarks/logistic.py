@@ -4,14 +4,15 @@ Features are real: one layer's of the quickstart's network, untrained, on its co
 Centred and of root mean square 1, so that scikit-learn gets what our solver makes for itself and
 the gradient means the same to both. Peers: `LogisticRegression` with L-BFGS, its default, and with
 Newton-Cholesky, which it recommends for many more samples than features; one fit for each strength,
-from strong to weak, each from the last answer (`warm_start`). Their `tol` is the loosest of 1e-6 and
-1e-7 at which all gradients have a Euclidean norm below 1e-6, as ours must; the objectives must agree
-to 1e-9.
+from strong to weak, each from the last answer (`warm_start`). Their `tol` is the looser of 1e-6 and
+1e-7 at which all gradients have a Euclidean norm below 1e-6, as ours must; the objectives must
+agree to 1e-9.
 
 Predicted: 4 times as fast as L-BFGS; slower than Newton-Cholesky, 0.7 times as fast, because with
 64 features a Newton step costs little.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,7 @@ def figures(quick: bool, folder: Path) -> list[Figure]:
         f"{len(strengths)} strengths, {len(x)} samples of {x.shape[1]} features",
         timed(lambda: logistic_path(x, y, l2=strengths, tolerance=GRADIENT)),
         {
-            f"scikit-learn {solver}": timed(
-                lambda solver=solver, tolerance=tolerance: _theirs(
-                    x, y, strengths, solver, tolerance
-                )
-            )
+            f"scikit-learn {solver}": timed(partial(_theirs, x, y, strengths, solver, tolerance))
             for solver, tolerance in solvers.items()
         },
         rounds=1 if quick else 3,

@@ -1,5 +1,6 @@
 """Hugging Face's Image GPT with our weights, as a user gets it: through an exported folder."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from igpt.model.transformer import ImageGPT
 
 def huggingface(model: ImageGPT, palette: igpt.Palette, folder: Path) -> Any:
     """`transformers`' ImageGPTForCausalImageModeling that computes what `model` does."""
-    import transformers
+    transformers: Any = import_module("transformers")
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -43,7 +43,8 @@ def figures(quick: bool, folder: Path) -> list[Figure]:
             pad_token_id=config.colors,
             **settings,
         )
-        return drawn[:, 1:].numpy()
+        images: NDArray[np.int64] = drawn[:, 1:].numpy()
+        return images
 
     likeliest = igpt.generate(model, count, temperature=0)
     assert np.array_equal(likeliest, _without_cache(model, count, sample=False))
@@ -73,4 +74,5 @@ def _without_cache(model: ImageGPT, count: int, *, sample: bool) -> NDArray[np.i
         else:
             drawn = logits.argmax(dim=-1, keepdim=True)
         tokens = torch.cat([tokens, drawn], dim=1)
-    return tokens.numpy()
+    drawn_tokens: NDArray[np.int64] = tokens.numpy()
+    return drawn_tokens

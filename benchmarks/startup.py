@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Figure, compare, timed
@@ -42,8 +43,8 @@ def figures(quick: bool, folder: Path) -> list[Figure]:
         for work, command in (("--help", helping), (f"list of {len(runs)} runs", listing))
         for figure in compare(
             f"igpt-jobs {work}",
-            timed(lambda command=command: _run(command)),
-            {name: timed(lambda command=command: _run(command)) for name, command in peers.items()},
+            timed(partial(_run, command)),
+            {name: timed(partial(_run, peer)) for name, peer in peers.items()},
             rounds=1 if quick else 11,
         )
     ]

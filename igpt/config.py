@@ -65,10 +65,11 @@ def read_yaml(text: str, source: str) -> Document:
 
     Raises UserError for what is not YAML, not a mapping, a tag, a repeated key or an alias bomb.
     """
-    loader = _Loader(text)
+    document = Document({}, source)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        document = Document({}, source)
         if node is None:
             return document
         if not isinstance(node, yaml.MappingNode):
@@ -84,8 +85,15 @@ def read_yaml(text: str, source: str) -> Document:
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not YAML: {error}") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError) as error:  # a tag on what does not fit it
+        raise UserError(f"{source}: {error}", expected="plain YAML, no tags") from None
+    except RecursionError:
+        raise UserError(f"{source} is nested too deeply", expected="plain YAML") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return document
 
 
@@ -104,7 +112,7 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         keys = tuple(path.split("."))
-        if not equals or not all(keys):
+        if not equals or not all(keys) or any(key != key.strip() for key in keys):
             raise UserError(
                 f"override {assignment!r} is not an assignment",
                 expected="key=value with dotted keys, for example optimizer.learning_rate=3e-3",
@@ -115,9 +123,23 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
             if not isinstance(inner, dict):  # a preset or nothing: the override opens it
                 inner = target[key] = {}
             target = inner
-        target[keys[-1]] = read_yaml(f"value: {value}", f"override {assignment}").data["value"]
+        target[keys[-1]] = _value(value, assignment)
         overrides[keys] = assignment
-    return Document(data, document.source, document.lines, overrides)
+    # What an override has replaced no longer stands where the file has it.
+    lines = {
+        location: line
+        for location, line in document.lines.items()
+        if not any(location[: len(keys)] == keys for keys in overrides)
+    }
+    return Document(data, document.source, lines, overrides)
+
+
+def _value(text: str, assignment: str) -> Any:
+    """The value of an override: one YAML value, all of the text."""
+    if "\n" in text or " #" in text:
+        # YAML would take the rest for a comment, or for keys of its own.
+        return text
+    return read_yaml(f"value: {text}", f"override {assignment}").data["value"]
 
 
 def parse(model: type[Model], document: Document) -> Model:
@@ -202,6 +224,10 @@ def _kind(node: yaml.Node) -> str:
 def _locate(node: yaml.Node, location: Location, document: Document, count: list[int]) -> None:
     """Notes the line of each key, and refuses what would be expanded without end."""
     count[0] += 1
+    if node.tag not in _TAGS:
+        raise yaml.MarkedYAMLError(
+            problem=f"the tag {node.tag} is not allowed", problem_mark=node.start_mark
+        )
     if count[0] > 20_000 or len(location) > 40:
         raise UserError(f"{document.source} repeats itself through aliases", expected="plain YAML")
     if isinstance(node, yaml.MappingNode):
@@ -218,6 +244,11 @@ def _locate(node: yaml.Node, location: Location, document: Document, count: list
         for number, item in enumerate(node.value):
             document.lines[(*location, number)] = item.start_mark.line + 1
             _locate(item, (*location, number), document, count)
+
+
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -244,7 +275,10 @@ for _tag, _pattern, _first in (
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     # YAML 1.1 would read 010 as eight.
     text = str(loader.construct_scalar(node))
-    return int(text, 16) if text.lower().startswith("0x") else int(text)
+    try:
+        return int(text, 16) if text.lower().startswith("0x") else int(text)
+    except ValueError as error:  # an explicit !!int on something else, or thousands of digits
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)

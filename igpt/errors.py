@@ -52,4 +52,4 @@ class Superseded(IgptError):
 
 
 class DataCorrupt(IgptError):
-    """Stored bytes are not the bytes that were written (class `storage`). Exit code 1."""
+    """Stored bytes are not the bytes that were written (class `corrupt`). Exit code 1."""

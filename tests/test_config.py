@@ -111,6 +111,35 @@ def test_an_alias_bomb_is_refused_before_it_grows() -> None:
     assert "repeats itself" in refusal("\n".join(lines))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "steps: \x00",
+        "steps: !!binary aGk=",
+        "steps: !!timestamp 2020-01-01",
+        "steps: !!set {a, b}",
+        "steps: !!int abc",
+        "steps: !!bool zz",
+        "steps: !!float x",
+        "steps: " + "9" * 5000,
+        "steps: " + "[" * 2000,
+    ],
+)
+def test_odd_yaml_is_a_users_mistake_and_no_bug(text: str) -> None:
+    assert "job.yaml" in refusal(text)
+
+
+def test_an_override_is_one_value_whatever_is_in_it() -> None:
+    config = load(Outer, "steps: 1", "job.yaml", ["name=folder:/data/my #1 set"])
+    assert config.name == "folder:/data/my #1 set"
+    assert load(Outer, "steps: 1", "job.yaml", ["name=a\nsteps: 2"]).steps == 1
+
+
+def test_what_an_override_replaced_is_not_blamed_on_the_file() -> None:
+    text = refusal("steps: 1\nlayers: [1]", "layers=[1, x]")
+    assert "override layers=[1, x]" in text
+
+
 @pytest.mark.parametrize("text", ["- 1\n- 2", "just text", "a: [1, 2", "\tsteps: 1", "a: b: c"])
 def test_what_is_not_keys_and_values_is_refused(text: str) -> None:
     assert "job.yaml" in refusal(text)

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 3 the cluster or the
 reached, 4 not found, 5 cancelled, 6 stalled or superseded, 130 interrupted.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -68,6 +69,9 @@ class Verbs(TyperGroup):
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except BrokenPipeError:  # as in `logs | head`: whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
 
 
 def _nothing() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from igpt.errors import UserError
 from igpt.runs import Run, find_run
 from igpt.storage import Store, open_store, resolve_store
 
@@ -40,7 +42,11 @@ RunArgument = Annotated[str, typer.Argument(help="A run's name, or the beginning
 
 def store_of(option: str | None) -> Store:
     """The store that was asked for, settled by option, environment and igpt.yaml."""
-    uri, settings, _ = resolve_store(option, os.environ, here())
+    if option == "":
+        raise UserError("--store is empty", expected="a folder or s3://bucket/prefix")
+    uri, settings, origin = resolve_store(option, os.environ, here())
+    if "://" not in uri and Path(uri).exists() and not Path(uri).is_dir():
+        raise UserError(f"the store {uri} ({origin}) is a file", expected="a folder, or a new name")
     # The supervisor and the workers inherit how to reach it; credentials stay in boto3's chain.
     os.environ.update(settings.to_environment())
     return open_store(uri, settings)
@@ -69,6 +75,14 @@ def out(text: str) -> None:
 def print_json(document: Any) -> None:
     """The one document of --json."""
     out(json.dumps(document, indent=1))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and bars go: in colour on a terminal that wants it, else plain lines."""
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty() and not plain
+    return Console(stderr=stderr, force_terminal=terminal, no_color=plain, highlight=False)
 
 
 def age(then: float, now: float | None = None) -> str:

@@ -1,12 +1,17 @@
 """`igpt-jobs delete RUN`."""
 
 import sys
+import time
 
 import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, YesOption, print_json, run_of, say
-from igpt.clusters import status
-from igpt.errors import UserError
+from igpt.clusters import alive, status
+from igpt.errors import DataCorrupt, UserError
+from igpt.runs import Run
+
+#: A run that has just ended may be shipping its last lines.
+_QUIET_SECONDS = 15.0
 
 
 def command(
@@ -17,11 +22,16 @@ def command(
     Example: igpt-jobs delete pretrain-1a2b3c4d
     """
     found = run_of(run, store)
-    now = status(found)
-    if now.state.active:
-        raise UserError(
-            f"run {found.id} is {now.state}", mend=f"igpt-jobs cancel {found.id} --wait first"
-        )
+    try:
+        now = status(found)
+        state = str(now.state)
+        if now.state.active or not _is_quiet(found):
+            raise UserError(
+                f"run {found.id} is {now.state}, its supervisor at work",
+                mend=f"igpt-jobs cancel {found.id} --wait first",
+            )
+    except DataCorrupt as damage:  # a damaged record must not be in the way of removing it
+        state = f"damaged: {damage.what}"
     objects = found.record.objects()
     size = sum(info.size for info in objects)
     if not yes:
@@ -30,7 +40,7 @@ def command(
                 f"{found.id} would lose {len(objects)} objects, {size / 1e6:,.1f} MB",
                 mend="--yes says that this is meant",
             )
-        question = f"Delete {found.id} ({now.state}, {len(objects)} objects, {size / 1e6:,.1f} MB)?"
+        question = f"Delete {found.id} ({state}, {len(objects)} objects, {size / 1e6:,.1f} MB)?"
         if not typer.confirm(question, err=True):
             raise typer.Exit(0)
     removed = found.delete()
@@ -38,3 +48,13 @@ def command(
         print_json({"run": found.id, "objects": removed, "bytes": size})
     else:
         say(f"deleted {found.id}: {removed} objects")
+
+
+def _is_quiet(run: Run) -> bool:
+    """Whether nobody writes into the run any more; waits a little for one that has just ended."""
+    deadline = time.monotonic() + _QUIET_SECONDS
+    while alive(run):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True

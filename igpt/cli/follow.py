@@ -8,25 +8,28 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from igpt.cli.common import say
+from igpt.cli.common import console, say
 from igpt.clusters import status
 from igpt.jobs.context import progress_line
 from igpt.runs import Run
 from igpt.runs.state import RunState, Status
 
-_LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.5
+LOOK_SECONDS_REMOTE = 2.0  # each look is some ten requests
 _PLAIN_SECONDS = 15.0
 
 
-def follow(run: Run, *, label: str | None = None, poll: float = _LOOK_SECONDS) -> Status:
+def follow(run: Run, *, label: str | None = None) -> Status:
     """Shows a run until it ends and returns how it ended.
 
     Ctrl-C leaves the run alive, and says so on the way out.
     """
-    console = Console(stderr=True)
-    live = console.is_terminal and not console.is_dumb_terminal
+    screen = console(stderr=True)
+    poll = LOOK_SECONDS if run.record.local_path("spec.yaml") else LOOK_SECONDS_REMOTE
     try:
-        with _bar(console, label or run.id) if live else _lines(label or run.id) as show:
+        with (
+            _bar(screen, label or run.id) if screen.is_terminal else _lines(label or run.id)
+        ) as show:
             while True:
                 now = status(run)
                 heartbeat = run.heartbeat()
@@ -48,7 +51,7 @@ def outcome(run: Run, end: Status) -> str:
 
 
 @contextmanager
-def _bar(console: Console, label: str) -> Iterator[Any]:
+def _bar(screen: Console, label: str) -> Iterator[Any]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,7 +60,7 @@ def _bar(console: Console, label: str) -> Iterator[Any]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=screen) as progress:
         task = progress.add_task(label, total=None, detail="")
 
         def show(now: Status, fields: dict[str, Any]) -> None:

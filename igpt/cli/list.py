@@ -1,9 +1,8 @@
 """`igpt-jobs list`."""
 
-from rich.console import Console
 from rich.table import Table
 
-from igpt.cli.common import JsonOption, StoreOption, age, out, print_json, say, store_of
+from igpt.cli.common import JsonOption, StoreOption, age, console, out, print_json, say, store_of
 from igpt.clusters import status
 from igpt.runs.listing import list_hints
 from igpt.runs.record import open_run
@@ -36,8 +35,8 @@ def command(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if not rows:
         say(f"no runs in {root.uri}; igpt-jobs submit JOB starts one")
         return
-    console = Console()
-    if not console.is_terminal:
+    screen = console()
+    if not screen.is_terminal:
         for hint, state in rows:
             out(f"{hint.run}\t{state}\t{age(hint.submitted)}")
         return
@@ -46,4 +45,4 @@ def command(store: StoreOption = None, as_json: JsonOption = False) -> None:
         table.add_row(
             hint.run, str(state), f"{age(hint.submitted)} ago", f"{age(hint.changed)} ago"
         )
-    console.print(table)
+    screen.print(table)

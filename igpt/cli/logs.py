@@ -4,10 +4,11 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from igpt.cli.common import RunArgument, StoreOption, out, run_of, say
-from igpt.clusters import status
+from igpt.cli.common import RunArgument, StoreOption, console, out, run_of, say
+from igpt.cli.follow import LOOK_SECONDS, LOOK_SECONDS_REMOTE
+from igpt.clusters import alive, status
+from igpt.errors import NotFound
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.logs import new_lines
 
@@ -28,13 +29,17 @@ def command(
     Example: igpt-jobs logs pretrain-1a2b3c4d -f --rank 0
     """
     found = run_of(run, store)
-    console = Console(highlight=False, soft_wrap=True)
+    numbers = attempt_numbers(found.record)
+    if attempt is not None and attempt not in numbers:
+        raise NotFound(f"{found.id} has no attempt {attempt}", expected=f"one of {numbers}")
+    screen = console()
     seen: set[str] = set()
     last = (0, 0)
     try:
         while True:
-            # Asked before reading, so that what was written up to the end is read once more.
-            active = status(found).state.active
+            # Asked before reading, so that what was written up to the end is read once more. The
+            # supervisor ships the last lines after the state has changed.
+            active = status(found).state.active or alive(found)
             for number in attempt_numbers(found.record):
                 if attempt is not None and number != attempt:
                     continue
@@ -42,15 +47,17 @@ def command(
                     if number != last[0]:
                         say(f"--- attempt {number} ---")
                     last = (number, source)
-                    if console.is_terminal:
+                    if screen.is_terminal:
                         color = _COLORS[source % len(_COLORS)]
-                        console.print(f"[{color}]\\[{source}][/{color}]", end=" ")
-                        console.print(line, markup=False)
+                        screen.print(f"[{color}]\\[{source}][/{color}]", end=" ")
+                        screen.print(line, markup=False, soft_wrap=True)
                     else:
                         out(f"[{source}] {line}")
             if not follow or not active:
-                return
-            time.sleep(0.5)
+                break
+            time.sleep(LOOK_SECONDS if found.record.local_path("x") else LOOK_SECONDS_REMOTE)
     except KeyboardInterrupt:
         say(f"{found.id} goes on without you")
         raise typer.Exit(130) from None
+    if rank is not None and not seen:
+        raise NotFound(f"{found.id} has no output of rank {rank}")

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from igpt.cli.common import StoreOption, here, out, say, store_of
+from igpt.cli.common import StoreOption, console, here, out, say, store_of
 from igpt.cli.follow import follow, outcome
 from igpt.cli.submit import load_job
 from igpt.clusters import load_cluster, submit
@@ -145,9 +144,9 @@ def _show(probe: Run, summary: dict[str, Any]) -> None:
         table.add_row(
             name, *(f"{100 * tested[one, layer]:.1f}" for one in ("trained", "untrained"))
         )
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 80)
-    console.print("\nLinear probe, test accuracy in %, all labels")
-    console.print(table)
+    screen = console(stderr=True)
+    screen.print("\nLinear probe, test accuracy in %, all labels")
+    screen.print(table)
     say(f"raw pixels, the same probe without a network: {100 * tested['raw pixels', 0]:.1f}")
     say(
         f"validation loss {summary['validation_nats']:.3f} nats per token; "

@@ -29,6 +29,10 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Take over a run that still seems alive.")
     ] = False,
+    from_step: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="From the newest checkpoint up to this step."),
+    ] = None,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,12 +41,14 @@ def command(
     Example: igpt-jobs resume pretrain-1a2b3c4d --cluster clusters/two-workers.yaml
     """
     found = run_of(run, store)
-    resume(found, load_cluster(cluster, here()) if cluster else None, force=force)
-    best = newest_checkpoint(found)
+    resume(
+        found, load_cluster(cluster, here()) if cluster else None, force=force, from_step=from_step
+    )
+    best = newest_checkpoint(found, at_most=from_step)
     say(f"{found.id} goes on from {f'step {best[0]:,}' if best else 'the beginning'}")
-    if follow:
-        end = follow_run(found)
-        say(outcome(found, end))
-        raise typer.Exit(end.exit_code)
+    end = follow_run(found) if follow else status(found)
     if as_json:
-        print_json({"run": found.id, "state": status(found).state, "step": best[0] if best else 0})
+        print_json({"run": found.id, "state": end.state, "step": best[0] if best else 0})
+    elif follow:
+        say(outcome(found, end))
+    raise typer.Exit(end.exit_code if follow else 0)

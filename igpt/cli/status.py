@@ -35,8 +35,7 @@ def command(
 
 def summary(run: Run, now: Status) -> dict[str, Any]:
     """Everything `status` shows, as plain data."""
-    events = run.events()
-    checkpoints = [event for event in events if event.kind == CHECKPOINTED]
+    saved = run.last_event(CHECKPOINTED)
     heartbeat = run.heartbeat()
     spec = run.spec()
     return {
@@ -53,9 +52,7 @@ def summary(run: Run, now: Status) -> dict[str, Any]:
             for one in run.claims()
         ],
         "last_checkpoint": (
-            {"step": checkpoints[-1].fields.get("step"), "time": checkpoints[-1].time}
-            if checkpoints
-            else None
+            {"step": saved.fields.get("step"), "time": saved.time} if saved else None
         ),
         "result": run.result(),
     }

@@ -26,6 +26,7 @@ from igpt.config import override, parse, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs import Job, JobConfig, find_job
 from igpt.jobs.recipes import find_recipe
+from igpt.runs.identity import slug
 from igpt.runs.state import Status
 
 NameOption = Annotated[
@@ -95,7 +96,7 @@ def start(
         load_cluster(cluster, folder),
         folder=folder,
         arguments=sys.argv,
-        name=name or Path(recipe).stem,
+        name=name or slug(Path(recipe).stem),
         new=new,
         dry_run=dry_run,
     )

@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from igpt.cli.common import (
     ClusterOption,
@@ -12,6 +11,7 @@ from igpt.cli.common import (
     JsonOption,
     OverrideArguments,
     StoreOption,
+    console,
 )
 from igpt.cli.submit import DryRunOption, NameOption, NewOption, start
 from igpt.runs import Run
@@ -46,6 +46,6 @@ def show_probes(run: Run) -> None:
     from igpt.report import Report, tables
     from igpt.report.study import probe_table
 
-    console = Console()
+    screen = console()
     for table in tables(Report(title=run.id, made=datetime.now(UTC), probes=probe_table(run))):
-        console.print(table)
+        screen.print(table)

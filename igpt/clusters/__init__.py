@@ -8,13 +8,14 @@ cancel(run)            asks it to stop now
 
 from igpt.clusters.base import Backend, ClusterConfig, Plan
 from igpt.clusters.files import load_cluster
-from igpt.clusters.submission import Submission, cancel, resume, status, submit
+from igpt.clusters.submission import Submission, alive, cancel, resume, status, submit
 
 __all__ = [
     "Backend",
     "ClusterConfig",
     "Plan",
     "Submission",
+    "alive",
     "cancel",
     "load_cluster",
     "resume",

@@ -5,6 +5,7 @@ the client, waits for its turn and starts the workers.
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import shlex
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from igpt.clusters.base import Backend, ClusterConfig, Plan
-from igpt.errors import Unreachable
+from igpt.errors import Unreachable, UserError
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import RetryBudget
@@ -36,7 +37,9 @@ class LocalCluster(ClusterConfig):
         default=None, ge=1, description="CPU threads of each worker; null: cores / workers"
     )
     max_parallel: int = Field(default=1, ge=1, description="runs at once on this machine")
-    heartbeat_seconds: float = Field(default=5.0, gt=0, description="between signs of life")
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
+    )
     grace_seconds: float = Field(
         default=120.0, gt=0, description="for a checkpoint after being asked to stop"
     )
@@ -71,9 +74,7 @@ class LocalBackend:
 
     def submit(self, run: Run, attempt: int) -> dict[str, Any]:
         """Starts the supervisor, detached, and waits until it has recorded itself."""
-        folder = state_folder() / "supervisors"
-        folder.mkdir(parents=True, exist_ok=True)
-        output = folder / f"{run.id}-{attempt:04d}.log"
+        output = supervisor_file(run, attempt, "log")
         with output.open("wb") as log:
             process = subprocess.Popen(
                 supervisor_command(run.uri, attempt),
@@ -92,9 +93,10 @@ class LocalBackend:
                 break
             time.sleep(0.05)
         said = output.read_text(errors="replace").strip().splitlines()
+        how = "ended at once" if process.poll() is not None else "has not started yet"
         raise Unreachable(
-            f"the supervisor of run {run.id} did not start: {said[-1] if said else 'no output'}",
-            mend=f"Its output is in {output}; igpt-jobs resume {run.id} tries again",
+            f"the supervisor of run {run.id} {how}: {said[-1] if said else 'no output'}",
+            mend=f"Its output is in {output}; igpt-jobs status {run.id} says how it stands",
         )
 
     def alive(self, run: Run) -> bool | None:
@@ -123,6 +125,26 @@ def state_folder() -> Path:
     return Path(base) / "igpt-jobs"
 
 
+def local_key(run: Run) -> str:
+    """The run among all runs of this machine; equal work in two stores has equal ids."""
+    place = os.path.realpath(run.uri) if run.record.local_path("spec.yaml") else run.uri
+    return f"{run.id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+
+def supervisor_file(run: Run, attempt: int, kind: str) -> Path:
+    """The log or lock of an attempt's supervisor; its folder is made."""
+    folder = state_folder() / "supervisors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made: {error.strerror}",
+            expected="a folder for the state of this machine's runs",
+            mend="Set XDG_STATE_HOME to a folder that can be written",
+        ) from None
+    return folder / f"{local_key(run)}-{attempt:04d}.{kind}"
+
+
 def process_started(pid: int) -> str | None:
     """When a living process started, as the kernel counts it; None where there is none.
 
@@ -136,5 +158,5 @@ def process_started(pid: int) -> str | None:
 
 
 def _launched(run: Run) -> dict[str, Any] | None:
-    launches = [event for event in run.events() if event.kind == ev.LAUNCHED]
-    return launches[-1].fields if launches else None
+    launched = run.last_event(ev.LAUNCHED)
+    return launched.fields if launched else None

@@ -28,6 +28,9 @@ from igpt.runs.logs import log_key
 
 log = logging.getLogger("igpt")
 
+#: The reason to stop at once and write nothing more: the run's record is gone.
+DELETED = "deleted"
+
 _TICK = 0.1  # seconds between looks at the ranks
 _SHIP_SECONDS = 1.0  # between shipments of new output
 _SETTLE_SECONDS = 5.0  # for the other ranks to end by themselves after one ended badly
@@ -57,10 +60,12 @@ class RankOutput:
         self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
         self._reader.start()
 
-    def ship(self) -> None:
-        """Writes what has come since the last shipment, if anything has."""
+    def ship(self, *, all_of_it: bool = False) -> None:
+        """Writes the whole lines that have come since the last shipment, or all that has."""
         with self._lock:
             text, dropped = bytes(self._pending), self._dropped
+        if not all_of_it and len(text) < _KEEP_BYTES // 2:
+            text = text[: text.rfind(b"\n") + 1]
         if not text:
             return
         note = f"[{dropped} bytes of output were lost while the store was away]\n".encode()
@@ -93,7 +98,7 @@ def run_ranks(
 
     asked_to_stop: looked at all the time; a reason asks the ranks to stop, with their grace.
     """
-    with tempfile.TemporaryDirectory(prefix="igpt-") as folder:
+    with tempfile.TemporaryDirectory(prefix="igpt-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         processes = [_start(run, attempt, rank, ranks, scratch) for rank in range(ranks.workers)]
         outputs = [
@@ -109,7 +114,9 @@ def run_ranks(
                 process.wait()
         for output in outputs:
             output.finish()
-        _quietly(lambda: ship_all(outputs))
+        if asked_to_stop() != DELETED:
+            _quietly(lambda: ship_all(outputs, all_of_it=True))
+            _quietly(lambda: heartbeat(run, attempt, "running", read_progress(scratch)))
         return exits
 
 
@@ -125,21 +132,23 @@ def _watch(
     exits: dict[int, RankExit] = {}
     shipped = beat = 0.0
     kill_at: float | None = None
-    stopping = False
+    stopping = killed = False
     while len(exits) < len(processes):
         now = time.monotonic()
         for rank, process in enumerate(processes):
             if rank not in exits and process.poll() is not None:
-                exits[rank] = _exit(rank, process.returncode, scratch)
+                exits[rank] = _exit(rank, process.returncode, scratch, torn_down=killed)
                 if process.returncode not in (0, REQUEUE) and kill_at is None:
                     kill_at = now + _SETTLE_SECONDS
         if not stopping and (reason := asked_to_stop()):
             log.info("stopping the ranks: %s", reason)
             stopping = True
-            kill_at = min(kill_at or float("inf"), now + ranks.grace_seconds)
+            grace = 0.0 if reason == DELETED else ranks.grace_seconds
+            kill_at = min(kill_at or float("inf"), now + grace)
             for process in processes:
                 _signal(process, signal.SIGTERM)
         if kill_at is not None and now > kill_at:
+            killed = True
             for process in processes:
                 _signal(process, signal.SIGKILL)
         if now - shipped > _SHIP_SECONDS:
@@ -149,14 +158,13 @@ def _watch(
             _quietly(lambda: heartbeat(run, attempt, "running", read_progress(scratch)))
             beat = now
         time.sleep(_TICK)
-    _quietly(lambda: heartbeat(run, attempt, "running", read_progress(scratch)))
     return list(exits.values())
 
 
-def ship_all(outputs: list[RankOutput]) -> None:
+def ship_all(outputs: list[RankOutput], *, all_of_it: bool = False) -> None:
     """Writes what has come from every rank."""
     for output in outputs:
-        output.ship()
+        output.ship(all_of_it=all_of_it)
 
 
 def heartbeat(run: Run, attempt: int, phase: str, progress: dict[str, Any]) -> None:
@@ -187,6 +195,7 @@ def _start(
         "MASTER_PORT": str(ranks.master_port),
         "IGPT_SCRATCH": str(scratch),
         "IGPT_PARENT": str(os.getpid()),
+        "TMPDIR": str(scratch),  # what a killed rank leaves behind goes with the scratch folder
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(
@@ -199,12 +208,12 @@ def _start(
     )
 
 
-def _exit(rank: int, code: int, scratch: Path) -> RankExit:
+def _exit(rank: int, code: int, scratch: Path, *, torn_down: bool) -> RankExit:
     """How a rank ended, with what it said itself where it could."""
     try:
         said = json.loads((scratch / f"failure-{rank}.json").read_text())
     except FileNotFoundError:
-        return RankExit(rank, code)
+        return RankExit(rank, code, torn_down=torn_down and code < 0)
     failure = FailureClass(said["class"]) if said["class"] else None
     return RankExit(rank, code, failure, said["reason"])
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from igpt.clusters.base import ClusterConfig, Plan
 from igpt.clusters.files import parse_cluster
-from igpt.config import dump_yaml, plain, read_yaml
+from igpt.config import dump_yaml, load, plain, read_yaml
 from igpt.errors import NotFound, UserError
-from igpt.jobs.base import Job, JobConfig, Preparation
+from igpt.jobs.base import Job, JobConfig, Preparation, find_job
 from igpt.runs import Run, Spec, create_run
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
@@ -51,15 +51,19 @@ def submit(
     folder: where relative paths begin. arguments: the command line, for the record. Raises
     UserError before anything is written where the input is wrong.
     """
-    prepared = job.prepare(config, Preparation(root, folder, cluster.workers))
+    prepared = job.prepare(config, Preparation(root, folder, cluster.workers, dry_run))
     spec = Spec(
         job=job.name, name=name or job.name, config=plain(prepared.config), inputs=prepared.inputs
     )
     backend = cluster.backend()
     if dry_run:
         run = open_run(root, spec.id)
-        return Submission(run, False, prepared.facts, backend.plan(run.uri), spec)
+        facts = dict(prepared.facts)
+        if run.record.exists("spec.yaml"):
+            facts["note"] = f"run {run.id} does this very work already, and is {status(run).state}"
+        return Submission(run, False, facts, backend.plan(run.uri), spec)
     check_writable(root)
+    origin = json.dumps(provenance(arguments, folder), indent=1)  # before the record is begun
     run, created = create_run(
         root,
         job=spec.job,
@@ -71,17 +75,23 @@ def submit(
     )
     plan = backend.plan(run.uri)
     if created:
-        body = json.dumps(provenance(arguments, folder), indent=1)
-        run.record.put("provenance.json", body.encode())
+        run.record.put("provenance.json", origin.encode())
         _launch(run, cluster, 1)
     return Submission(run, created, prepared.facts, plan, run.spec())
 
 
-def resume(run: Run, cluster: ClusterConfig | None = None, *, force: bool = False) -> ClusterConfig:
+def resume(
+    run: Run,
+    cluster: ClusterConfig | None = None,
+    *,
+    force: bool = False,
+    from_step: int | None = None,
+) -> ClusterConfig:
     """Starts a new attempt of a run that has stopped; returns the cluster it goes on.
 
-    cluster: another one than before. force: also while the run seems alive; the new attempt then
-    takes it over and the old one commits nothing more.
+    cluster: another one than before; its workers must fit the job. force: also while the run seems
+    alive; the new attempt then takes it over and the old one commits nothing more. from_step: from
+    the newest checkpoint that is not beyond this step; what came after it no longer counts.
     """
     now = status(run)
     if now.state is RunState.FINISHED:
@@ -101,7 +111,13 @@ def resume(run: Run, cluster: ClusterConfig | None = None, *, force: bool = Fals
             f"run {run.id} records no cluster (its client died early)",
             mend=f"igpt-jobs resume {run.id} --cluster FILE",
         )
-    _launch(run, chosen, max(attempt_numbers(run.record), default=0) + 1)
+    if cluster is not None:
+        spec = run.spec()
+        job = find_job(spec.job)
+        config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
+        job.prepare(config, Preparation(run.root, Path("/"), cluster.workers, dry_run=True))
+    attempt = max(attempt_numbers(run.record), default=0) + 1
+    _launch(run, chosen, attempt, from_step=from_step)
     return chosen
 
 
@@ -113,17 +129,23 @@ def cancel(run: Run) -> Status:
     attempt = max(attempt_numbers(run.record), default=0)
     run.event(ev.CANCEL_REQUESTED, writer="client", attempt=attempt)
     cluster = cluster_of(run)
-    if cluster is None or now.state in (RunState.STALLED, RunState.SUBMITTED):
+    backend = cluster.backend() if cluster else None
+    if backend is not None:
+        backend.cancel(run)
+    if now.state is RunState.STALLED and not (backend and backend.alive(run)):
         run.event(ev.CANCELLED, writer="client", attempt=attempt)
-    else:
-        cluster.backend().cancel(run)
     return status(run)
+
+
+def alive(run: Run) -> bool | None:
+    """Whether the run's supervisor lives; None where that cannot be known from here."""
+    cluster = cluster_of(run)
+    return cluster.backend().alive(run) if cluster else None
 
 
 def status(run: Run) -> Status:
     """How a run stands, by its record and by what its backend knows."""
-    cluster = cluster_of(run)
-    return run.status(alive=cluster.backend().alive(run) if cluster else None)
+    return run.status(alive=alive(run))
 
 
 def cluster_of(run: Run) -> ClusterConfig | None:
@@ -152,8 +174,11 @@ def describe(submission: Submission) -> dict[str, Any]:
     }
 
 
-def _launch(run: Run, cluster: ClusterConfig, attempt: int) -> None:
+def _launch(
+    run: Run, cluster: ClusterConfig, attempt: int, *, from_step: int | None = None
+) -> None:
     """Intent before action: the event and the cluster are recorded, then the backend is asked."""
-    run.event(ev.SUBMITTED, writer="client", attempt=attempt)
+    limit = {} if from_step is None else {"from_step": from_step}
+    run.event(ev.SUBMITTED, writer="client", attempt=attempt, **limit)
     run.record.put(f"attempts/{attempt:04d}/cluster.yaml", dump_yaml(cluster).encode())
     cluster.backend().submit(run, attempt)

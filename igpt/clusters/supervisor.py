@@ -10,6 +10,7 @@ machine; USR1 makes the supervisor look at once.
 """
 
 import logging
+import math
 import os
 import platform
 import secrets
@@ -23,8 +24,14 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from igpt.clusters.files import parse_cluster
-from igpt.clusters.local import LocalCluster, process_started, state_folder
-from igpt.clusters.node import Ranks, heartbeat, run_ranks
+from igpt.clusters.local import (
+    LocalCluster,
+    local_key,
+    process_started,
+    state_folder,
+    supervisor_file,
+)
+from igpt.clusters.node import DELETED, Ranks, heartbeat, run_ranks
 from igpt.clusters.queue import Ticket, only_one
 from igpt.config import read_yaml
 from igpt.errors import IgptError, Unreachable
@@ -66,9 +73,10 @@ class Requests:
     def __init__(self, run: Run, seconds: float) -> None:
         self._run = run
         self._seconds = seconds
-        self._looked = time.monotonic()
+        self._looked = -math.inf  # the first look is at once: much may have been asked before us
         self._woken = False
         self._fenced: int | None = None
+        self._deleted = False
         self.terminating = False
         self.cancelling = False
         signal.signal(signal.SIGTERM, self._terminate)
@@ -80,11 +88,14 @@ class Requests:
         if time.monotonic() - self._looked > self._seconds or self._woken:
             self._looked, self._woken = time.monotonic(), False
             try:
-                self.cancelling = cancel_requested(self._run.events())
+                self.cancelling = cancel_requested(self._run.events(ev.LIFE))
+                self._deleted = not self._run.record.exists("spec.yaml")
                 if superseded(self._run.record, attempt):
                     self._fenced = attempt
             except IgptError as error:
                 log.warning("%s", error)
+        if self._deleted:
+            return DELETED
         if self._fenced == attempt:
             return "a newer attempt owns the run"
         if self.cancelling:
@@ -98,10 +109,9 @@ class Requests:
         self._woken = True
 
 
-def supervise(run: Run, attempt: int, cluster: LocalCluster) -> None:
+def supervise(run: Run, attempt: int, cluster: LocalCluster, requests: Requests) -> None:
     """Brings the run to an end, attempt by attempt, as far as its budgets go."""
-    requests = Requests(run, cluster.heartbeat_seconds)
-    ticket = Ticket(state_folder() / "queue", run.id)
+    ticket = Ticket(state_folder() / "queue", local_key(run))
     try:
         _wait_for_turn(run, attempt, cluster, ticket, requests)
         while not (reason := requests.of(attempt)):
@@ -138,22 +148,23 @@ def _settle(
         record = partial(run.event, kind, writer="supervisor", attempt=attempt)
         insist(partial(record, reason=verdict.reason, **fields))
 
-    if verdict.outcome == "finished":
+    if verdict.outcome == "finished" or not insist(partial(run.record.exists, "spec.yaml")):
         return None
-    if verdict.outcome == "superseded":
+    # Before all else: whatever became of it, an attempt that a newer one has overtaken is over.
+    if verdict.outcome == "superseded" or insist(partial(superseded, run.record, attempt)):
         note(ev.SUPERSEDED)
         return None
-    requests.of(attempt)
-    if requests.cancelling:
+    if insist(partial(_is_cancelled, run)):
         note(ev.CANCELLED)
         return None
     if verdict.outcome == "stopped":
         note(ev.PREEMPTED)
         if requests.terminating:
             return None
+        _pause(1.0, requests, attempt)
     else:
         failure = verdict.failure or FailureClass.CRASH
-        before = failures_since_launch(insist(run.events))
+        before = failures_since_launch(insist(partial(run.events, ev.LIFE)))
         history = [FailureClass(one) for one in before] + [failure]
         retry = may_retry(failure, history, cluster.retries) and not requests.terminating
         note(ev.FAILED, **{"class": failure.value, "final": not retry})
@@ -161,6 +172,10 @@ def _settle(
             return None
         _pause(min(30.0, 0.25 * 2 ** history.count(failure)), requests, attempt)
     return insist(partial(_requeue, run, attempt))
+
+
+def _is_cancelled(run: Run) -> bool:
+    return cancel_requested(run.events(ev.LIFE))
 
 
 def _requeue(run: Run, attempt: int) -> int:
@@ -207,13 +222,15 @@ def main(run_uri: str, attempt: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     root_uri, _, identifier = run_uri.rpartition("/runs/")
     run = open_run(open_store(root_uri), identifier)
-    with only_one(state_folder() / "supervisors" / f"{run.id}-{attempt:04d}.lock") as mine:
+    with only_one(supervisor_file(run, attempt, "lock")) as mine:
         if not mine:
             log.error("another supervisor is at work on attempt %d of run %s", attempt, run.id)
             return 6
         text = run.record.get(f"attempts/{attempt:04d}/cluster.yaml").decode()
         cluster = parse_cluster(read_yaml(text, f"{run_uri}/attempts/{attempt:04d}/cluster.yaml"))
         assert isinstance(cluster, LocalCluster)
+        # Its handlers first: who sees the launch may send a signal at once.
+        requests = Requests(run, cluster.heartbeat_seconds)
         run.event(
             ev.LAUNCHED,
             writer="supervisor",
@@ -222,7 +239,7 @@ def main(run_uri: str, attempt: int) -> int:
             pid=os.getpid(),
             started=process_started(os.getpid()),
         )
-        supervise(run, attempt, cluster)
+        supervise(run, attempt, cluster, requests)
     return 0
 
 

@@ -33,6 +33,7 @@ class Preparation:
     root: Store
     folder: Path  # where the user stands; relative paths in a recipe begin here
     workers: int
+    dry_run: bool = False  # nothing may be written, not even to try
 
 
 @dataclass(frozen=True)

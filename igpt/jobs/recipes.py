@@ -26,15 +26,26 @@ def find_recipe(noun: str, name: str, folder: Path) -> Path:
     for place in places:
         for candidate in (name, f"{name}.yaml"):
             path = place / candidate
-            if path.is_file() and (path.suffix in (".yaml", ".yml")):
+            if path.suffix in (".yaml", ".yml") and _is_file(path):
                 return path
     known = recipe_names(noun, folder)
     hint = nearest(name.removesuffix(".yaml"), known)
+    others = [other for other in NOUNS if other != noun and name in recipe_names(other, folder)]
+    verbs = {"jobs": "submit", "sweeps": "sweep", "clusters": "submit JOB --cluster"}
+    if others:
+        hint = f"; igpt-jobs {verbs[others[0]]} {name} takes one of {others[0]}/"
     raise UserError(
         f"there is no {noun.removesuffix('s')} {name!r}{hint}",
         expected=f"a path, or one of {', '.join(known)}",
         mend=f"igpt-jobs init writes the recipes to ./{noun}/",
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def recipe_names(noun: str, folder: Path) -> list[str]:
@@ -56,7 +67,13 @@ def write_recipes(folder: Path, *, force: bool = False) -> tuple[list[Path], lis
             if target.exists() and not force:
                 kept.append(target)
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise UserError(
+                    f"{target} cannot be written: {error.strerror}",
+                    expected="a folder that can be written, or a name for a new one",
+                ) from None
             written.append(target)
     return written, kept

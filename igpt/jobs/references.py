@@ -14,16 +14,26 @@ from igpt.model.sealed import MANIFEST, local_copy, sha256_of
 from igpt.runs import Run, find_run
 from igpt.runs.attempts import newest
 from igpt.runs.listing import list_hints
+from igpt.runs.reading import read_json
 from igpt.runs.record import open_run
 from igpt.runs.state import RunState
-from igpt.storage import Store, open_store
+from igpt.storage import Store, check_key, open_store
 
 
 def settle(reference: str, folder: Path) -> str:
     """The reference in the form that is written into a record: relative paths made absolute."""
     if reference.startswith((".", "~")):
         return str((folder / Path(reference).expanduser()).resolve())
-    return reference.rstrip("/")
+    reference = reference.rstrip("/")
+    if "://" not in reference and not reference.startswith("/"):
+        try:
+            check_key(reference)
+        except ValueError:
+            raise UserError(
+                f"{reference!r} names nothing in a store",
+                expected="data/NAME, a path that begins with / or ./, or s3://bucket/prefix",
+            ) from None
+    return reference
 
 
 def open_reference(root: Store, reference: str) -> Store:
@@ -49,9 +59,10 @@ def checkpoint_key(step: int, attempt: int) -> str:
     return f"checkpoints/step-{step:09d}/attempt-{attempt}"
 
 
-def newest_checkpoint(run: Run) -> tuple[int, int] | None:
-    """(step, attempt) of the furthest checkpoint that counts."""
-    return newest(run.claims(), committed_checkpoints(run))
+def newest_checkpoint(run: Run, *, at_most: int | None = None) -> tuple[int, int] | None:
+    """(step, attempt) of the furthest checkpoint that counts, up to a step."""
+    committed = [one for one in committed_checkpoints(run) if at_most is None or one[0] <= at_most]
+    return newest(run.claims(), committed)
 
 
 def settle_model(root: Store, reference: str, folder: Path) -> tuple[str, Run | None]:
@@ -86,6 +97,13 @@ def latest_pretraining(root: Store) -> Run:
         f"{root.uri} holds no finished pretraining run",
         mend="igpt-jobs submit pretrain starts one; model=RUN names one that is still going on",
     )
+
+
+def layer_count(root: Store, reference: str) -> int:
+    """Feature layers of a model by its config.json: one for each block, and ln_f."""
+    config = read_json(open_reference(root, reference), "config.json")
+    layers = config["model"]["layers"] if "model" in config else config["n_layer"]
+    return int(layers) + 1
 
 
 def model_digest(root: Store, reference: str) -> str:

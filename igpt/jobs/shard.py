@@ -56,7 +56,10 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
         )
     )
     output = settle(config.output, preparation.folder)
-    check_writable(open_reference(preparation.root, output))
+    if output.split("/")[0] in ("runs", "index", "features"):
+        raise UserError(f"output {output} is where runs are kept", expected="data/NAME")
+    if not preparation.dry_run:
+        check_writable(open_reference(preparation.root, output))
     return Prepared(
         config.model_copy(update={"source": source_uri, "output": output, "palette": palette}),
         inputs={"source": source.digest},

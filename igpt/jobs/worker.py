@@ -90,8 +90,10 @@ def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
     """Exit code, class and one line for what ended the worker."""
     if isinstance(error, Superseded):
         return 6, None, str(error)
-    if isinstance(error, Unreachable | DataCorrupt):
+    if isinstance(error, Unreachable):
         return 3, FailureClass.STORAGE, str(error)
+    if isinstance(error, DataCorrupt):
+        return 1, FailureClass.CORRUPT, str(error)
     if isinstance(error, UserError | NotFound):
         return 2, FailureClass.USER_ERROR, str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -126,8 +128,12 @@ def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path |
 
 def _claim(run: Run, attempt: int, workers: int) -> Claim:
     if run.record.exists("result.json"):
+        # Its worker may have been killed before it could say so.
+        run.event(ev.FINISHED, writer="worker", attempt=attempt)
         raise Superseded(f"run {run.id} has finished already")
-    best = newest_checkpoint(run)
+    submitted = [one for one in run.events({ev.SUBMITTED}) if one.attempt == attempt]
+    limit = submitted[-1].fields.get("from_step") if submitted else None
+    best = newest_checkpoint(run, at_most=limit)
     wanted = Claim(
         attempt=attempt,
         launch=os.environ.get("IGPT_LAUNCH", "alone"),

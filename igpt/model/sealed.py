@@ -91,7 +91,7 @@ def verified(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
             f"{store.uri}/{name} is damaged: {size} bytes, or their sha256, are not those of "
             f"its manifest",
             expected=f"{entry.bytes} bytes, sha256 {entry.sha256}",
-            mend="Use an older checkpoint.",
+            mend="igpt-jobs resume RUN --from STEP goes on from an older checkpoint.",
         )
     return path
 

@@ -5,7 +5,6 @@ This is the one module of the room that knows runs and stores; the rest draws wh
 
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +35,7 @@ from igpt.runs import Run, Spec
 from igpt.runs import events as ev
 from igpt.runs.attempts import read_metrics
 from igpt.runs.listing import list_hints
+from igpt.runs.reading import read_json
 from igpt.runs.record import open_run
 from igpt.runs.state import RunState
 
@@ -73,12 +73,19 @@ _PROTOCOL = (
 def write_report(run: Run, path: Path) -> Path:
     """Writes the page, and beside it the probe's rows and the losses as CSV; returns the page."""
     report = collect(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(report), encoding="utf-8")
+    files = {path: render(report)}
     if report.probes:
-        path.with_suffix(".probe.csv").write_text(probe_csv(report.probes), encoding="utf-8")
+        files[path.with_suffix(".probe.csv")] = probe_csv(report.probes)
     if report.training:
-        path.with_suffix(".training.csv").write_text(training_csv(report.training), "utf-8")
+        files[path.with_suffix(".training.csv")] = training_csv(report.training)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for place, text in files.items():
+            place.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the report cannot be written to {path}: {error}", expected="a name such as study.html"
+        ) from None
     return path
 
 
@@ -273,7 +280,10 @@ _ENDS = (ev.FINISHED, ev.FAILED, ev.PREEMPTED, ev.CANCELLED, ev.SUPERSEDED)
 
 
 def _provenance(run: Run, spec: Spec) -> dict[str, object]:
-    made: dict[str, Any] = json.loads(run.record.get("provenance.json"))
+    try:
+        made = read_json(run.record, "provenance.json")
+    except NotFound:  # its client died before it could say
+        return {"run": run.uri, "inputs": spec.inputs, "configuration": spec.config}
     made["time"] = datetime.fromtimestamp(made["time"], UTC).isoformat(timespec="seconds")
     git = made.pop("git", None) or {}
     made["git"] = {"commit": git.get("commit"), "changed": bool(git.get("diff"))} if git else None

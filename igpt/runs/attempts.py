@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from igpt.errors import DataCorrupt
+from igpt.runs.reading import read_json
 from igpt.storage import Store
 
 
@@ -39,7 +41,10 @@ def claim(run: Store, wanted: Claim) -> bool:
 
 def read_claim(run: Store, attempt: int) -> Claim:
     """The claim of an attempt. Raises NotFound where it was never claimed."""
-    return Claim(**json.loads(run.get(claim_key(attempt))))
+    try:
+        return Claim(**read_json(run, claim_key(attempt)))
+    except TypeError as error:
+        raise DataCorrupt(f"{run.uri}/{claim_key(attempt)} is damaged: {error}") from None
 
 
 def attempt_numbers(run: Store) -> list[int]:

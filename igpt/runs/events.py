@@ -7,10 +7,13 @@ object store has no append, so every event is an object of its own.
 import json
 import os
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from igpt.errors import DataCorrupt
+from igpt.runs.reading import read_json
 from igpt.storage import Store
 
 #: The life of a run, in words. Others (checkpointed, validated) are progress within an attempt.
@@ -25,6 +28,22 @@ SUPERSEDED = "superseded"
 CANCEL_REQUESTED = "cancel-requested"
 CANCELLED = "cancelled"
 FINISHED = "finished"
+
+#: What decides how a run stands. Everything else is progress, and there may be thousands of it.
+LIFE = frozenset(
+    {
+        SUBMITTED,
+        LAUNCHED,
+        STARTED,
+        FAILED,
+        PREEMPTED,
+        REQUEUED,
+        SUPERSEDED,
+        CANCEL_REQUESTED,
+        CANCELLED,
+        FINISHED,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +76,30 @@ def write_event(run: Store, kind: str, *, writer: str, time: float, **fields: An
     return event
 
 
-def read_events(run: Store) -> list[Event]:
-    """All events of a run, oldest first."""
-    events = []
-    for name in run.children("events"):
-        body = json.loads(run.get(f"events/{name}"))
-        time, writer, kind = body.pop("time"), body.pop("writer"), body.pop("kind")
-        events.append(Event(float(time), str(writer), str(kind), body))
-    return sorted(events, key=lambda event: event.time)
+def read_events(
+    run: Store,
+    kinds: Collection[str] | None = None,
+    known: dict[str, Event] | None = None,
+    *,
+    last: int = 0,
+) -> list[Event]:
+    """The events of a run, oldest first; `kinds` reads only these, `last` only so many of the end.
+
+    known: events by name, read before; it grows. They never change, so none is read twice.
+    """
+    known = {} if known is None else known
+    wanted = [name for name in run.children("events") if kinds is None or event_kind(name) in kinds]
+    for name in wanted[-last:]:
+        if name not in known:
+            body = read_json(run, f"events/{name}")
+            try:
+                time, writer, kind = body.pop("time"), body.pop("writer"), body.pop("kind")
+            except KeyError as missing:
+                raise DataCorrupt(f"{run.uri}/events/{name} lacks {missing}") from None
+            known[name] = Event(float(time), str(writer), str(kind), body)
+    return sorted((known[name] for name in wanted[-last:]), key=lambda event: event.time)
+
+
+def event_kind(name: str) -> str:
+    """The kind of an event by its name, `<time>-<writer>-<kind>.json`."""
+    return name.removesuffix(".json").split("-", 2)[-1]

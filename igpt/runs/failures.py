@@ -18,11 +18,10 @@ class FailureClass(StrEnum):
     """The classes of failure, each with its own budget of retries."""
 
     PREEMPTED = "preempted"
-    TIMEOUT = "timeout"
     NODE = "node"
     OUT_OF_MEMORY = "out-of-memory"
-    HANG = "hang"
     STORAGE = "storage"
+    CORRUPT = "corrupt"
     CRASH = "crash"
     USER_ERROR = "user-error"
 
@@ -31,18 +30,15 @@ class RetryBudget(Strict):
     """How often each class is tried again, counted since the run was last submitted or resumed."""
 
     node: int = Field(default=5, ge=0, description="a rank killed by a signal, or a lost machine")
-    out_of_memory: int = Field(default=1, ge=0, description="killed for memory, or torch ran out")
-    hang: int = Field(default=3, ge=0, description="no step for too long")
-    storage: int = Field(
-        default=5, ge=0, description="the store could not be reached or was corrupt"
-    )
+    out_of_memory: int = Field(default=1, ge=0, description="a worker ran out of memory")
+    storage: int = Field(default=5, ge=0, description="the store was away or full")
     crash: int = Field(default=1, ge=0, description="an exception in a worker")
 
     def of(self, failure: FailureClass) -> int | None:
-        """The budget of a class; None is without limit. A user error is never retried."""
-        if failure is FailureClass.USER_ERROR:
-            return 0
-        if failure in (FailureClass.PREEMPTED, FailureClass.TIMEOUT):
+        """The budget of a class; None is without limit. What cannot pass is never retried."""
+        if failure in (FailureClass.USER_ERROR, FailureClass.CORRUPT):
+            return 0  # the same again would end the same
+        if failure is FailureClass.PREEMPTED:
             return None
         value: int = getattr(self, failure.value.replace("-", "_"))
         return value
@@ -56,6 +52,7 @@ class RankExit:
     code: int
     failure: FailureClass | None = None  # what the worker itself said, where it could
     reason: str = ""
+    torn_down: bool = False  # killed by its parent, after another rank had ended or time was up
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ class Verdict:
 def classify(exits: Iterable[RankExit]) -> Verdict:
     """The verdict over an attempt from its ranks' exits, in the order in which they happened.
 
-    The first rank that ended badly is the cause; what the others say is the consequence. A rank
-    that names its failure outweighs one that was only torn down.
+    A rank that was killed from outside is the cause, before one that named its failure (its peers
+    only saw it go), before any other. What we tore down ourselves is a consequence.
     """
     ended = list(exits)
     if all(one.code == 0 for one in ended):
@@ -81,8 +78,9 @@ def classify(exits: Iterable[RankExit]) -> Verdict:
     bad = [one for one in ended if one.code not in (0, REQUEUE)]
     if not bad:
         return Verdict("stopped", FailureClass.PREEMPTED, "asked to stop; checkpoint committed")
-    cause = next((one for one in bad if one.code < 0), None) or next(
-        (one for one in bad if one.failure), bad[0]
+    of_themselves = [one for one in bad if not one.torn_down] or bad
+    cause = next((one for one in of_themselves if one.code < 0), None) or next(
+        (one for one in of_themselves if one.failure), of_themselves[0]
     )
     return Verdict("failed", cause.failure or _by_code(cause.code), _reason(cause))
 
@@ -99,6 +97,8 @@ def _by_code(code: int) -> FailureClass:
 
 
 def _reason(cause: RankExit) -> str:
+    if cause.torn_down:
+        return f"rank {cause.rank} did not stop within its grace and was killed"
     if cause.code < 0:
         return f"rank {cause.rank} was killed by signal {-cause.code}"
     return cause.reason or f"rank {cause.rank} ended with exit code {cause.code}"

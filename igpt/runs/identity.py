@@ -34,6 +34,11 @@ def run_id(name: str, digest: str, ordinal: int) -> str:
     return f"{check_name(name)}-{suffix}"
 
 
+def slug(text: str) -> str:
+    """The closest name to a text: lower case, dashes for what a name cannot hold."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
+
+
 def check_name(name: str) -> str:
     """The name, if it can be part of a key, a file name and a job's name. Raises UserError."""
     if not _NAME.fullmatch(name):

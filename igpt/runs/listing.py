@@ -28,8 +28,11 @@ def list_hints(root: Store) -> list[Hint]:
     for info in root.objects("index/"):
         run, _, rest = info.key.removeprefix("index/").partition(".")
         stamp, _, state = rest.rpartition(".")
-        time = datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC).timestamp()
-        found.setdefault(run, []).append((time, RunState(state)))
+        try:
+            time = datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC).timestamp()
+            found.setdefault(run, []).append((time, RunState(state)))
+        except ValueError:
+            continue  # not a hint: something else that fell into the folder
     hints = []
     for run, changes in found.items():
         newest = max(changes)

@@ -5,6 +5,7 @@ run's record is readable by all who reach the bucket.
 """
 
 import getpass
+import os
 import platform
 import re
 import shlex
@@ -15,7 +16,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_SECRET = re.compile(r"(?i)((?:secret|token|password|passwd|credential|access_?key)[^=\s]*=)\S+")
+_NAMED = re.compile(
+    r"""(?ix)
+    ( [\w-]* (?: secret | token | passw | credential | api[_-]?key | access[_-]?key ) [\w-]*
+      ["']? \s* [:=] \s* )
+    ( "[^"\n]*" | '[^'\n]*' | [^\s"',]+ )
+    """
+)
+_KNOWN = re.compile(
+    r"(?s)(?:AKIA|ASIA)[A-Z0-9]{16}|(?i:bearer\s+)[\w.~+/=-]{8,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
 _USERINFO = re.compile(r"(://)[^/@\s]+@")
 _PACKAGES = ("igpt-jobs", "numpy", "ray", "scikit-learn", "torch", "submitit", "webdataset")
 _DIFF_LIMIT = 200_000
@@ -28,9 +39,9 @@ def provenance(arguments: list[str], folder: Path) -> dict[str, Any]:
     recorded where it is a checkout.
     """
     return {
-        "command": redact(shlex.join(arguments)),
+        "command": shlex.join(redact(word) for word in arguments),
         "time": time.time(),
-        "user": getpass.getuser(),
+        "user": _user(),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": sys.version.split()[0],
@@ -40,8 +51,15 @@ def provenance(arguments: list[str], folder: Path) -> dict[str, Any]:
 
 
 def redact(text: str) -> str:
-    """The text without the values of what is named like a secret, and without user:password@."""
-    return _USERINFO.sub(r"\1***@", _SECRET.sub(r"\1***", text))
+    """The text without the values of what is named or looks like a secret, or user:password@."""
+    return _USERINFO.sub(r"\1***@", _KNOWN.sub("***", _NAMED.sub(r"\1***", text)))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return str(os.getuid())
 
 
 def _version(name: str) -> str | None:

@@ -6,20 +6,20 @@
 The layout of the whole is in docs/architecture.md, "A run".
 """
 
-import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from igpt.config import Strict, load, nearest
-from igpt.errors import NotFound, UserError
+from igpt.errors import DataCorrupt, NotFound, UserError
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, attempt_numbers, read_claims
-from igpt.runs.events import Event, read_events, timestamp, write_event
+from igpt.runs.events import LIFE, Event, read_events, timestamp, write_event
 from igpt.runs.identity import check_name, run_id, work_digest
+from igpt.runs.reading import read_json
 from igpt.runs.state import Heartbeat, RunState, Status, derive
 from igpt.storage import Store
 
@@ -54,6 +54,7 @@ class Run:
     id: str
     root: Store  # the whole store
     record: Store  # the store seen from runs/<id>
+    _known: dict[str, Event] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def uri(self) -> str:
@@ -64,9 +65,14 @@ class Run:
         """What the run does. Raises NotFound where there is no such run."""
         return load(Spec, self.record.get("spec.yaml").decode(), f"{self.uri}/spec.yaml")
 
-    def events(self) -> list[Event]:
-        """What happened, oldest first."""
-        return read_events(self.record)
+    def events(self, kinds: Collection[str] | None = None) -> list[Event]:
+        """What happened, oldest first; `kinds` reads only these. No event is read twice."""
+        return read_events(self.record, kinds, self._known)
+
+    def last_event(self, kind: str) -> Event | None:
+        """The newest event of a kind."""
+        found = read_events(self.record, {kind}, self._known, last=1)
+        return found[0] if found else None
 
     def claims(self) -> list[Claim]:
         """The attempts that owned the run, in order."""
@@ -80,7 +86,10 @@ class Run:
         """The last sign of life, of the newest attempt."""
         numbers = attempt_numbers(self.record)
         body = self._json(f"attempts/{numbers[-1]:04d}/heartbeat.json") if numbers else None
-        return Heartbeat(**body) if body else None
+        try:
+            return Heartbeat(**body) if body else None
+        except TypeError as error:
+            raise DataCorrupt(f"a heartbeat of {self.uri} is damaged: {error}") from None
 
     def event(self, kind: str, *, writer: str, **fields: Any) -> Event:
         """Adds an event now; a change of state also leaves its hint in the index."""
@@ -90,15 +99,21 @@ class Run:
             self.root.put(f"index/{self.id}.{timestamp(event.time)}.{state}", b"")
         return event
 
-    def status(self, *, alive: bool | None = None, now: float | None = None) -> Status:
-        """Where the run stands; `alive` is what its backend knows of the supervisor."""
+    def status(self, *, alive: bool | None = None, stalled_after: float = 60.0) -> Status:
+        """Where the run stands.
+
+        alive: what its backend knows of the supervisor. stalled_after: seconds of silence.
+        """
+        history = self.events(LIFE)
         return derive(
             self.id,
-            self.events(),
+            history,
             result=self.record.exists("result.json"),
             heartbeat=self.heartbeat(),
-            now=time.time() if now is None else now,
+            now=time.time(),
             alive=alive,
+            stalled_after=stalled_after,
+            created=None if history else self._created(),
         )
 
     def delete(self) -> int:
@@ -113,12 +128,19 @@ class Run:
         self.record.delete(["spec.yaml"])
         return len(keys) + len(hints)
 
+    def _created(self) -> float:
+        """When the spec was written, by the store's clock. Raises NotFound for what is no run."""
+        for info in self.record.objects("spec.yaml"):
+            return info.modified
+        raise NotFound(
+            f"{self.uri} holds no run", mend="igpt-jobs list shows the runs of this store"
+        )
+
     def _json(self, key: str) -> dict[str, Any] | None:
         try:
-            body: dict[str, Any] = json.loads(self.record.get(key))
+            return read_json(self.record, key)
         except NotFound:
             return None
-        return body
 
 
 _HINTS = {

@@ -62,11 +62,13 @@ def derive(
     now: float,
     alive: bool | None,
     stalled_after: float = 60.0,
+    created: float | None = None,
 ) -> Status:
     """The status of a run.
 
     result: whether `result.json` is there. alive: what the backend knows of the supervisor; None
-    where it cannot know (another machine). stalled_after: seconds of silence.
+    where it cannot know (another machine). stalled_after: seconds of silence. created: when the
+    record was begun, where nothing has happened yet.
     """
     if result:
         return Status(RunState.FINISHED)
@@ -90,13 +92,16 @@ def derive(
     resume = f"igpt-jobs resume {run} goes on from the last committed checkpoint"
     launched = any(event.kind == ev.LAUNCHED for event in since)
     if not launched:
-        begun = since[0].time if since else 0.0
+        begun = since[0].time if since else created or 0.0
         if now - begun < LAUNCH_GRACE:
             return Status(RunState.SUBMITTED, "recorded, not launched yet")
         return Status(RunState.STALLED, "recorded, but never launched (the client died)", resume, 6)
     if alive is False:
-        return Status(RunState.STALLED, "its supervisor is gone", resume, 6)
-    last = max(heartbeat.time if heartbeat else 0.0, since[-1].time)
+        saved = since[-1].kind == ev.PREEMPTED
+        why = "stopped with its machine, saved" if saved else "its supervisor is gone"
+        return Status(RunState.STALLED, why, resume, 6)
+    # A clock that is ahead must not make a dead run look alive for long.
+    last = min(now, max(heartbeat.time if heartbeat else 0.0, since[-1].time))
     if now - last > stalled_after:
         return Status(RunState.STALLED, f"no sign of life for {now - last:.0f} s", resume, 6)
     if heartbeat and heartbeat.phase == "running":
@@ -119,17 +124,10 @@ def cancel_requested(history: Sequence[Event]) -> bool:
 
 
 def _since_launch(history: Sequence[Event]) -> list[Event]:
-    """The events from the last submission or resumption on.
+    """The events of the last submission or resumption: those of its attempt and of later ones.
 
-    An old attempt that wakes up after a newer one began may still write; what it writes says
-    nothing about the run.
+    By attempt and not by time: an old attempt that wakes up after a newer one began may still
+    write, and clocks differ.
     """
-    for position in range(len(history) - 1, -1, -1):
-        if history[position].kind == ev.SUBMITTED:
-            first = history[position].attempt or 0
-            return [
-                event
-                for event in history[position:]
-                if event.attempt is None or event.attempt >= first
-            ]
-    return list(history)
+    first = max((event.attempt or 0 for event in history if event.kind == ev.SUBMITTED), default=0)
+    return [event for event in history if (event.attempt or 0) >= first]

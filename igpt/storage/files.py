@@ -28,6 +28,7 @@ _AWAY = {
     errno.ETIMEDOUT,
 }
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_FULL = {errno.EDQUOT, errno.ENOSPC}
 _MENDS = {
     errno.EACCES: "Give your account the right to it, or choose another place",
     errno.EDQUOT: "Free some of your quota, or choose another place",
@@ -42,7 +43,7 @@ _MENDS = {
 
 @contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into UserError, or Unreachable where the file system has gone away.
+    """Turns an OSError into UserError, or Unreachable where the file system is away or full.
 
     `action` completes "PATH cannot be ...", as in "written".
     """
@@ -56,6 +57,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
             mend = "Check that the file system is mounted and its server answers"
             raise Unreachable(what, mend=mend) from error
         mend = _MENDS.get(error.errno or 0, "Check the path, or choose another place")
+        if error.errno in _FULL:  # nobody's mistake, and it may pass
+            raise Unreachable(what, mend=mend) from error
         raise UserError(what, mend=mend) from error
 
 

@@ -4,7 +4,7 @@ Subjects: the trained network, the same network untrained, raw pixels. A trial o
 layer of one subject, with every L2 strength, label budget and seed inside it.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,7 @@ from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.jobs.features import SPLITS, settle_inputs
 from igpt.jobs.inputs import data_index
+from igpt.jobs.references import layer_count
 
 Subject = Literal["trained", "untrained", "raw pixels"]
 Budget = int | Literal["all"]
@@ -47,6 +48,20 @@ class ProbeConfig(JobConfig):
             raise ValueError("L2 strengths are greater than 0")
         return sorted(set(value), reverse=True)
 
+    @field_validator("layers", "seeds")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if isinstance(value, list) and (not value or min(value) < 0):
+            raise ValueError("a list of numbers from 0 on, at least one")
+        return value
+
+    @field_validator("layers", "seeds", "budgets", "subjects")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("each may be named once")
+        return value
+
 
 def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
     """Settles the model and checks that the data can answer the question."""
@@ -73,6 +88,12 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
         raise UserError(
             f"a budget of {min(budgets)} labels cannot hold {len(index.classes)} classes"
         )
+    if config.layers != "all":
+        highest = layer_count(root, model) - 1
+        if max(config.layers) > highest:
+            raise UserError(
+                f"there is no layer {max(config.layers)} in {model}", expected=f"0 to {highest}"
+            )
     facts = {
         "model": model + (f" of run {run.id}" if run else ""),
         "data": data,

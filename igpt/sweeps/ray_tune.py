@@ -50,7 +50,7 @@ def run_trials(
         return []
     # Ray gives each worker the threads of its CPUs, unless the environment says otherwise.
     os.environ.pop("OMP_NUM_THREADS", None)
-    temporary = Path(tempfile.mkdtemp(prefix="igpt-ray-", dir="/tmp"))
+    temporary = Path(tempfile.mkdtemp(prefix="r", dir=_short_folder()))
     try:
         ray.init(
             address="local",
@@ -78,6 +78,12 @@ def run_trials(
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _short_folder() -> str:
+    """Where temporary files go, if Ray's sockets below it keep within 107 characters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= 24 else "/tmp"  # noqa: S108
 
 
 def _json_logger() -> tune.Callback:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_turns_alternate_and_the_first_of_each_does_not_count() -> None:
         return float(len(log))
 
     first, second = compare(
-        "work", lambda: turn("ours"), {n: lambda n=n: turn(n) for n in "ab"}, rounds=2
+        "work", partial(turn, "ours"), {name: partial(turn, name) for name in "ab"}, rounds=2
     )
     assert log == ["ours", "a", "b"] * 3
     assert (first.ours, first.theirs) == ((4.0, 7.0), (5.0, 8.0))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from igpt.clusters.local import state_folder
+from igpt.clusters.local import supervisor_file
 from igpt.runs import find_run
 from igpt.storage import Store, open_store
 from tests.cli.command import igpt
@@ -152,11 +152,14 @@ def test_a_run_outlives_a_server_that_is_away_for_a_while(
         with study.cleaned(store):
             run = study.start(store, study.cluster(), "schedule.steps=60")
             study.reached(run, 10)
+            log = supervisor_file(run, 1, "log")
             server.process.send_signal(signal.SIGSTOP)
-            log = state_folder() / "supervisors" / f"{run.id}-0001.log"
-            study.until(lambda: log.read_text(), "the supervisor notices", 90)
-            server.process.send_signal(signal.SIGCONT)
-            assert study.ended(run, 240).state is study.FINISHED
+            try:
+                study.until(lambda: "cannot be reached" in log.read_text(), "it notices", 90)
+            finally:
+                server.process.send_signal(signal.SIGCONT)
+            study.until(run.result, "it finishes all the same", 240)
+            assert study.ended(run).state is study.FINISHED
             assert sorted(study.losses(run)) == list(range(1, 61))
     finally:
         server.stop()

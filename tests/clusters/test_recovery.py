@@ -129,3 +129,35 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_from_there(root: St
     assert saved[0] > 0
     assert max(study.losses(run)) == saved[0]
     assert any(event.kind == ev.PREEMPTED for event in run.events())
+
+
+def test_an_attempt_that_was_overtaken_is_not_started_again(root: Store) -> None:
+    run = study.start(
+        root, study.cluster(), "schedule.steps=100000", "checkpoints.every_steps=1000000"
+    )
+    study.until(lambda: run.claims(), "the first attempt claims")
+    supervisor = study.processes(run, "igpt.clusters")
+    old = study.processes(run)
+    study.send(old, signal.SIGSTOP)
+    resume(run, force=True)
+    study.until(lambda: len(run.claims()) == 2, "the second attempt claims")
+    # Its worker dies while the old supervisor sleeps; that is no reason to start another.
+    study.send([pid for pid in old if pid not in supervisor], signal.SIGKILL)
+    study.send(supervisor, signal.SIGCONT)
+    study.until(lambda: not set(supervisor) & set(study.processes(run)), "the old one ends")
+    assert len(run.claims()) == 2
+    assert [e.attempt for e in run.events() if e.kind == ev.SUPERSEDED] == [1]
+    assert status(run).state is RunState.RUNNING
+
+
+def test_the_same_work_in_two_stores_is_two_runs_on_one_machine(root: Store) -> None:
+    other = root.sub("other")
+    for info in root.objects("data/"):
+        other.put(info.key, root.get(info.key))
+    with study.cleaned(other):
+        first = study.start(root, study.cluster(max_parallel=2))
+        second = study.start(other, study.cluster(max_parallel=2))
+        assert first.id == second.id
+        assert study.ended(first).state is RunState.FINISHED
+        assert study.ended(second).state is RunState.FINISHED
+        assert study.losses(first) == study.losses(second)

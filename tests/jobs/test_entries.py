@@ -39,7 +39,7 @@ def test_a_device_that_is_not_there_is_refused_when_it_was_asked_for() -> None:
         (UserError("x"), 2, FailureClass.USER_ERROR),
         (NotFound("x"), 2, FailureClass.USER_ERROR),
         (Unreachable("x"), 3, FailureClass.STORAGE),
-        (DataCorrupt("x"), 3, FailureClass.STORAGE),
+        (DataCorrupt("x"), 1, FailureClass.CORRUPT),
         (OSError(28, "No space left on device"), 3, FailureClass.STORAGE),
         (Superseded("x"), 6, None),
         (MemoryError(), 1, FailureClass.OUT_OF_MEMORY),

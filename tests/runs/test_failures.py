@@ -40,6 +40,14 @@ def test_a_killed_rank_is_the_cause_of_what_the_others_say() -> None:
     assert verdict == Verdict("failed", FailureClass.NODE, "rank 1 was killed by signal 9")
 
 
+def test_a_rank_that_we_tore_down_is_never_the_cause() -> None:
+    mistake = RankExit(0, 2, FailureClass.USER_ERROR, "the shards changed")
+    verdict = classify([mistake, RankExit(1, -9, torn_down=True)])
+    assert (verdict.failure, verdict.reason) == (FailureClass.USER_ERROR, "the shards changed")
+    late = classify([RankExit(0, -9, torn_down=True)])
+    assert "within its grace" in late.reason
+
+
 def test_a_rank_that_names_its_failure_outweighs_one_that_does_not() -> None:
     verdict = classify([RankExit(1, 1), RankExit(0, 2, FailureClass.USER_ERROR, "no such file")])
     assert verdict.reason == "no such file"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from igpt.errors import NotFound, UserError
 from igpt.runs import Run, create_run, find_run
 from igpt.runs import events as ev
-from igpt.runs.identity import check_name, run_id, work_digest
+from igpt.runs.identity import check_name, run_id, slug, work_digest
 from igpt.runs.listing import list_hints
 from igpt.runs.provenance import provenance, redact
 from igpt.runs.state import RunState, Status
@@ -134,6 +134,11 @@ def test_a_name_that_cannot_be_a_key_is_refused(name: str) -> None:
         check_name(name)
 
 
+def test_a_recipes_file_name_becomes_a_name() -> None:
+    assert slug("My Recipe_2") == "my-recipe-2"
+    assert check_name(slug("x" * 50 + "é")) == "x" * 40
+
+
 def test_no_secret_gets_into_the_provenance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +164,22 @@ def test_the_code_is_recorded_as_commit_and_difference(tmp_path: Path) -> None:
     assert len(record["commit"]) == 40
     assert "+two" in record["diff"]
     assert record["untracked"] == ["new.py"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aws_secret_access_key = HUNTER",
+        "password: HUNTER",
+        '{"secret_key": "HUNTER HUNTER"}',
+        "api_key='HUNTER HUNTER'",
+        "Authorization: Bearer HUNTERHUNTER",
+        "-----BEGIN RSA PRIVATE KEY-----\nHUNTER\n-----END RSA PRIVATE KEY-----",
+        "+export HF_TOKEN=HUNTER",
+    ],
+)
+def test_what_is_named_or_looks_like_a_secret_is_blanked(text: str) -> None:
+    assert "HUNTER" not in redact(text)
 
 
 def test_credentials_in_an_address_are_blanked() -> None:

@@ -63,6 +63,37 @@ def test_the_state_follows_from_the_record(
     assert stand(history, **options).state is expected
 
 
+def test_a_record_without_events_is_an_orphan_after_a_while() -> None:
+    def begun(created: float) -> RunState:
+        return derive(
+            "a-1", [], result=False, heartbeat=None, now=NOW, alive=None, created=created
+        ).state
+
+    assert begun(NOW - 10) is RunState.SUBMITTED
+    assert begun(NOW - 100) is RunState.STALLED
+
+
+def test_a_clock_that_is_ahead_does_not_make_a_dead_run_look_alive() -> None:
+    history = [event(ev.SUBMITTED, 100.0), event(ev.LAUNCHED, 101.0)]
+    ahead = Heartbeat(NOW + 86_400, "running", "host", {})
+    assert (
+        derive("a-1", history, result=False, heartbeat=ahead, now=NOW, alive=False).state
+        is RunState.STALLED
+    )
+
+
+def test_a_run_that_saved_and_stopped_with_its_machine_says_so() -> None:
+    stopped = stand([*BEGUN, event(ev.PREEMPTED, 995.0)], alive=False)
+    assert (stopped.state, stopped.reason) == (
+        RunState.STALLED,
+        "stopped with its machine, saved",
+    )
+
+
+def test_a_request_from_a_machine_whose_clock_is_behind_counts() -> None:
+    assert cancel_requested([event(ev.CANCEL_REQUESTED, 10.0), *BEGUN])
+
+
 def test_a_failure_that_is_retried_is_not_the_end() -> None:
     again = event(ev.FAILED, 995.0, **{"class": "node", "reason": "", "final": False})
     assert stand([*BEGUN, again], beat=999.0).state is RunState.RUNNING

@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_old_object_and_nothing_else(store: Store) -> Non
 def test_a_full_disk_is_reported_with_what_to_do() -> None:
     path = Path("/dev/full")
     with (
-        pytest.raises(UserError, match=r"/dev/full cannot be written: No space left on device.*"),
+        pytest.raises(Unreachable, match=r"/dev/full cannot be written: No space left on device.*"),
         explained("written", path),
         path.open("wb", buffering=0) as file,
     ):

@@ -1,0 +1,150 @@
+"""The verbs around a run: what they print, their exit codes, and that they leave nothing behind."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from igpt.clusters import status
+from igpt.runs.state import RunState
+from igpt.storage import Store
+from tests.cli.command import igpt
+from tests.support import study
+
+LONG = ("schedule.steps=100000", "checkpoints.every_steps=20")
+
+
+def test_logs_followed_to_the_end_miss_nothing(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster())
+    followed = igpt("logs", run.id, "--follow", folder=tmp_path, store=root.uri)
+    assert followed.returncode == 0, followed.stderr
+    read_later = igpt("logs", run.id, folder=tmp_path, store=root.uri)
+    assert followed.stdout == read_later.stdout
+    assert "steps 40/40" in followed.stdout
+    assert igpt("logs", run.id, "--rank", "7", folder=tmp_path, store=root.uri).returncode == 4
+    assert igpt("logs", run.id, "--attempt", "7", folder=tmp_path, store=root.uri).returncode == 4
+
+
+def test_a_run_deleted_right_after_its_end_stays_deleted(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster())
+    study.until(run.result, "it finishes")
+    ended = igpt("delete", run.id, "--yes", folder=tmp_path, store=root.uri)
+    assert ended.returncode == 0, ended.stderr
+    study.until(lambda: not study.processes(run), "its supervisor ends")
+    assert not [info.key for info in root.objects() if run.id in info.key]
+
+
+def test_a_run_at_work_is_not_deleted(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster(), *LONG)
+    refused = igpt("delete", run.id, "--yes", folder=tmp_path, store=root.uri)
+    assert refused.returncode == 2
+    assert "cancel" in refused.stderr
+    assert run.record.exists("spec.yaml")
+
+
+def test_deleting_asks_and_takes_no_silence_for_an_answer(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster())
+    study.ended(run)
+    refused = igpt("delete", run.id, folder=tmp_path, store=root.uri)
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    assert run.record.exists("result.json")
+
+
+def test_exit_codes_of_waiting_are_those_of_the_outcome(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster(), *LONG)
+    study.until(lambda: status(run).state is RunState.RUNNING, "it runs")
+    cancelled = igpt("cancel", run.id, "--wait", "--json", folder=tmp_path, store=root.uri)
+    assert json.loads(cancelled.stdout)["state"] == "cancelled"
+    waited = igpt("status", run.id, "--wait", folder=tmp_path, store=root.uri)
+    assert waited.returncode == 5
+    resumed = igpt("resume", run.id, "--json", folder=tmp_path, store=root.uri)
+    assert json.loads(resumed.stdout)["step"] > 0
+    study.until(lambda: status(run).state is RunState.RUNNING, "it runs again")
+    study.send(study.processes(run), signal.SIGKILL)
+    study.until(lambda: not study.processes(run), "all are dead")
+    assert igpt("status", run.id, "--wait", folder=tmp_path, store=root.uri).returncode == 6
+    assert igpt("status", run.id, folder=tmp_path, store=root.uri).returncode == 0
+
+
+def test_control_c_leaves_a_followed_run_alive(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster(), *LONG)
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "igpt.cli", "status", run.id, "--wait", "--store", root.uri],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert follower.stderr is not None
+        follower.stderr.readline()
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(30) == 130
+        assert "goes on without you" in follower.stderr.read()
+    finally:
+        follower.kill()
+        follower.communicate()
+    assert status(run).state.active
+
+
+def test_a_terminal_that_wants_no_colour_gets_plain_lines(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster())
+    study.ended(run)
+
+    def shown(**environment: str) -> str:
+        master, slave = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "igpt.cli", "list", "--store", root.uri],
+            cwd=tmp_path,
+            stdout=slave,
+            stderr=slave,
+            stdin=slave,
+            env=os.environ | environment,
+        )
+        os.close(slave)
+        text = b""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                part = os.read(master, 65536)
+            except OSError:  # the other end is closed
+                break
+            text += part
+        process.wait()
+        os.close(master)
+        return text.decode()
+
+    assert run.id in shown(NO_COLOR="1")
+    assert "\x1b" not in shown(NO_COLOR="1")
+    assert "\x1b" not in shown(TERM="dumb")
+    assert "\x1b" in shown(TERM="xterm-256color")
+
+
+def test_a_damaged_record_is_named_and_can_still_be_deleted(root: Store, tmp_path: Path) -> None:
+    run = study.start(root, study.cluster())
+    study.ended(run)
+    run.record.put("attempts/0001/heartbeat.json", b"{")
+    shown = igpt("status", run.id, folder=tmp_path, store=root.uri)
+    assert shown.returncode == 1
+    assert "heartbeat.json is damaged" in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert igpt("delete", run.id, "--yes", folder=tmp_path, store=root.uri).returncode == 0
+
+
+def test_odd_places_are_refused_without_a_traceback(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments in (
+        ["list", "--store", str(tmp_path / "file")],
+        ["list", "--store", ""],
+        ["init", "file"],
+        ["submit", "x" * 300, "--store", root.uri],
+        ["submit", "probe", "--store", root.uri],
+    ):
+        ended = igpt(*arguments, folder=tmp_path)
+        assert ended.returncode == 2, (arguments, ended.stderr)
+        assert "Traceback" not in ended.stderr
+    assert "igpt-jobs sweep probe" in igpt("submit", "probe", folder=tmp_path).stderr
