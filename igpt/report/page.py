@@ -24,6 +24,7 @@ class _Cell:
     accuracy: str
     details: tuple[str, ...]
     note: int | None  # number of the footnote that says how it was chosen
+    best: bool  # of all features with this many labels
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,18 @@ def _cell(table: ProbeTable, subject: Subject, budget: Budget, notes: list[str])
             "1 seed" if choice.seeds == 1 else f"{choice.seeds} seeds",
         ),
         notes.index(choice.chosen) + 1 if choice.chosen else None,
+        best=choice.test_accuracy_mean is not None
+        and choice.test_accuracy_mean == _highest(table, budget),
     )
+
+
+def _highest(table: ProbeTable, budget: Budget) -> float | None:
+    """The highest test accuracy with a budget, whoever has it; None where there is but one."""
+    choices = [selection(table, subject, budget) for subject in SUBJECTS]
+    known = [
+        one.test_accuracy_mean for one in choices if one and one.test_accuracy_mean is not None
+    ]
+    return max(known) if len(known) > 1 else None
 
 
 def _grid(grid: ImageGrid | None, kind: str) -> list[_Image]:

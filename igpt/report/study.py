@@ -193,10 +193,9 @@ def _headlines(curve: TrainingCurve, table: ProbeTable | None) -> tuple[Headline
             )
     if curve.validation:
         entropy = curve.palette_entropy
-        note = f"palette's entropy {entropy:.3f}" if entropy is not None else ""
-        headlines.append(
-            Headline("Validation loss", f"{curve.validation[-1][1]:.3f} nats/token", note)
-        )
+        beside = f", palette's entropy {entropy:.3f}" if entropy is not None else ""
+        value = f"{curve.validation[-1][1]:.3f}"
+        headlines.append(Headline("Validation loss", value, f"nats per token{beside}"))
     return tuple(headlines)
 
 

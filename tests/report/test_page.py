@@ -19,6 +19,8 @@ from igpt.report import (
     Completion,
     Headline,
     ImageGrid,
+    ProbeRow,
+    ProbeSelection,
     ProbeTable,
     Protocol,
     PublishedRow,
@@ -322,3 +324,19 @@ def test_the_report_is_imported_without_drawing_anything() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+def test_the_best_features_of_each_budget_are_marked_whoever_has_them() -> None:
+    choices = [
+        ProbeSelection(subject, budget, 1, 0.1, accuracy, None, 1, "")
+        for budget, accuracies in ((40, (0.16, 0.12, 0.22)), ("all", (0.67, 0.34, 0.27)))
+        for subject, accuracy in zip(
+            ("trained", "untrained", "raw pixels"), accuracies, strict=True
+        )
+    ]
+    rows = tuple(
+        ProbeRow(one.subject, one.layer, one.l2, one.budget, 0, 0.5, 0.5) for one in choices
+    )
+    page = render(replace(report(), probes=ProbeTable(rows, tuple(choices))))
+    marked = re.findall(r'class="number best">([\d.]+)', page)
+    assert marked == ["67.0", "22.0"]
