@@ -57,9 +57,12 @@ def test_shards_pretraining_probes_samples_and_report(
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
+    (tmp_path / "two.yaml").write_text("kind: local\nworkers: 2\nthreads: 1\n")
+    two = ["--cluster", "two.yaml", "--follow"]
     source = [f"source=folder:{images}", "output=data/digits", "resolution=8", "colors=16"]
-    run("submit", "shard", *source, "--follow")
-    run("submit", "pretrain", "data=data/digits", *PRETRAIN, "--follow")
+    run("submit", "shard", *source, "samples_per_shard=50", *two)
+    run("submit", "pretrain", "data=data/digits", *PRETRAIN, *two)
+    run("submit", "features", *two)
     run("submit", "generate", "samples=4", "completions=2", "--follow")
     probe = ["budgets=[20,all]", "seeds=[1,2]", "l2=[0.1,0.001]", "layers=[0,2]"]
     run("sweep", "probe", *probe, "--follow")
@@ -68,7 +71,8 @@ def test_shards_pretraining_probes_samples_and_report(
         entry["run"].rpartition("-")[0]: entry["state"]
         for entry in json.loads(run("list", "--json"))
     }
-    assert listed == dict.fromkeys(["shard", "pretrain", "generate", "probe"], "finished")
+    jobs = ["shard", "pretrain", "features", "generate", "probe"]
+    assert listed == dict.fromkeys(jobs, "finished")
 
     status = json.loads(run("status", "pretrain", "--json"))
     assert status["result"]["step"] == 20
@@ -81,6 +85,11 @@ def test_shards_pretraining_probes_samples_and_report(
     assert chosen == {(subject, budget) for subject in subjects for budget in (20, "all")}
     # Every cell is there: 5 layers of 3 subjects, 2 strengths, 2 seeds of 20 labels and all labels.
     assert result["rows"] == 5 * 2 * 3
+
+    features = (find_run(place, "features").result() or {})["features"]
+    assert {"train.json", "validation.json", "test.json"} <= set(place.children(features))
+    # The sweep found those of the trained network, and made those of the untrained one.
+    assert len(place.children("features")) == 2
 
     made = find_run(place, "generate").record
     assert {"samples.png", "completions.png", "originals.npy"} <= set(made.children("samples"))
