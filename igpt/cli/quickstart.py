@@ -25,7 +25,7 @@ from igpt.runs import Run
 from igpt.storage import Store
 
 #: Measured on two cores: what a newcomer sees learn in about two minutes (docs/quickstart.md).
-STEPS = 1000
+STEPS = 1500
 MODEL = ("model.preset=null", "model.layers=4", "model.width=64", "model.heads=4")
 TRAINING = ("optimizer.learning_rate=4e-3", "batch.global=64")
 SHARDS = ("resolution=8", "colors=32", "samples_per_shard=4096")
