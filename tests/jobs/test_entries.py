@@ -17,7 +17,7 @@ from igpt.runs.failures import FailureClass
 def test_a_contact_sheet_shows_every_image_with_its_own_pixels() -> None:
     images = np.zeros((9, 4, 4, 3), np.uint8)
     images[8] = (10, 20, 30)
-    sheet = Image.open(io.BytesIO(contact_sheet(images)))
+    sheet = Image.open(io.BytesIO(contact_sheet(images, columns=8)))
     scale = sheet.width // (8 * 5 + 1)
     small = np.asarray(sheet.resize((sheet.width // scale, sheet.height // scale), 0))
     assert (small[1:5, 1:5] == 0).all()

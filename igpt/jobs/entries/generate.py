@@ -60,12 +60,26 @@ def run(config: GenerateConfig, context: Context) -> dict[str, Any]:
             for number in range(1, config.completions_each + 1)
         ]
         made["completions"] = np.stack(each, axis=1)  # [completions, each, positions]
+    record = context.run.record
     for name, tokens in made.items():
-        context.run.record.put(f"samples/{name}.npy", _npy(tokens))
-        images = data.palette().decode(
-            tokens.reshape(-1, tokens.shape[-1]), size=model.config.resolution
-        )
-        context.run.record.put(f"samples/{name}.png", contact_sheet(images))
+        record.put(f"samples/{name}.npy", _npy(tokens))
+    palette, size = data.palette(), model.config.resolution
+    if "samples" in made:
+        sheet = contact_sheet(palette.decode(made["samples"], size=size), columns=8)
+        record.put("samples/samples.png", sheet)
+    if "completions" in made:
+        shown = np.concatenate(
+            [
+                _as_given(palette.decode(made["originals"], size=size))[:, None],
+                palette.decode(made["completions"].reshape(-1, size * size), size=size).reshape(
+                    *made["completions"].shape[:2], size, size, 3
+                ),
+                palette.decode(made["originals"], size=size)[:, None],
+            ],
+            axis=1,
+        )  # a row each: what was given, the completions, the original
+        sheet = contact_sheet(shown.reshape(-1, size, size, 3), columns=shown.shape[1])
+        record.put("samples/completions.png", sheet)
     return {"model": config.model, "data": config.data, **{k: len(v) for k, v in made.items()}}
 
 
@@ -76,7 +90,15 @@ def _originals(data: Dataset, config: GenerateConfig) -> Tokens:
     return data.tokens(config.split, numbers)
 
 
-def contact_sheet(images: NDArray[np.uint8], columns: int = 8) -> bytes:
+def _as_given(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images uint8 [N, R, R, 3] with grey for what the model did not see."""
+    size = images.shape[1]
+    hidden = (np.arange(size * size) >= size * size // 2).reshape(size, size, 1)
+    given: NDArray[np.uint8] = np.where(hidden, np.uint8(200), images)
+    return given
+
+
+def contact_sheet(images: NDArray[np.uint8], *, columns: int) -> bytes:
     """Images uint8 [N, R, R, 3] side by side with a gap, enlarged without smoothing, as PNG."""
     size = images.shape[1]
     rows = -(-len(images) // columns)
