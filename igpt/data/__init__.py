@@ -7,6 +7,7 @@ data = open_dataset("s3://bucket/cats-32")
 step, tokens, labels = next(iter(Loader(data, split="train", global_batch=128)))
 """
 
+from igpt.data.claims import check_claim, shard_options
 from igpt.data.dataset import Dataset, open_dataset
 from igpt.data.images import BadImage
 from igpt.data.index import Index, ShardOptions
@@ -29,10 +30,12 @@ __all__ = [
     "Record",
     "ShardOptions",
     "Source",
+    "check_claim",
     "check_source",
     "open_dataset",
     "open_source",
     "palette_for",
     "row_digest",
+    "shard_options",
     "write_shards",
 ]

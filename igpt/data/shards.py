@@ -14,33 +14,29 @@ others wait for the index.
 """
 
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from igpt.data.assembly import BadItem, Part, assemble, part_key, read_part
+from igpt.data.claims import claim, shard_options
 from igpt.data.images import BadImage
-from igpt.data.index import INDEX, PALETTE, Index, Shard, ShardOptions, load_index
+from igpt.data.index import INDEX, Index, Shard, ShardOptions, load_index
 from igpt.data.palette import Palette
 from igpt.data.plan import PlannedShard, plan_shards
 from igpt.data.preprocessing import Filter, centre_crop, is_only_resized, random_crop
 from igpt.data.shard_format import append, key, open_shard
 from igpt.data.sources import Source
 from igpt.data.stores import as_store
-from igpt.errors import DataCorrupt, IgptError, NotFound, UserError
+from igpt.errors import IgptError, UserError
 from igpt.storage import Store
 from igpt.storage.files import explained
 
-_OPTIONS = "options.json"
 _BATCH = 256  # images that are encoded at once
 _POLL = 2.0  # seconds between two looks at the store
 
@@ -79,7 +75,7 @@ def write_shards(
     """
     if not 0 <= rank < world_size:
         raise UserError(f"rank {rank} is not one of {world_size} workers")
-    options = _options(
+    options = shard_options(
         resolution=resolution,
         samples_per_shard=samples_per_shard,
         crops=crops,
@@ -90,7 +86,7 @@ def write_shards(
         resampling=resampling,
     )
     store = as_store(uri)
-    if _claim(store, _claims(options, source.digest, palette.digest), palette):
+    if claim(store, options, source.digest, palette):
         return load_index(store)[0]
 
     plan = plan_shards(source, options)
@@ -146,50 +142,6 @@ class _Count:
         self._done += samples
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-def _options(**values: Any) -> ShardOptions:
-    try:
-        return ShardOptions(**values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UserError(
-            f"{problem['loc'][0]}={problem['input']!r} cannot be: {problem['msg']}"
-        ) from None
-
-
-def _claims(options: ShardOptions, source: str, palette: str) -> dict[str, Any]:
-    """What decides the bytes, flat, as options.json holds it."""
-    return {**options.model_dump(mode="json"), "source": source, "palette": palette}
-
-
-def _claim(store: Store, claims: dict[str, Any], palette: Palette) -> bool:
-    """Claims the place for this data set; says whether it is there already, whole."""
-    with suppress(NotFound):
-        index, _ = load_index(store)
-        found = _claims(index.options, str(index.source["digest"]), index.palette_digest)
-        _refuse_difference(claims, found, store.uri)
-        return True
-    if not store.create(_OPTIONS, json.dumps(claims, indent=1).encode()):
-        try:
-            found = dict(json.loads(store.get(_OPTIONS)))
-        except ValueError:
-            raise DataCorrupt(f"{store.uri}/{_OPTIONS} is not what was written there") from None
-        _refuse_difference(claims, found, store.uri)
-    if not store.create(PALETTE, palette.to_bytes()):
-        found = {"palette": Palette.from_bytes(store.get(PALETTE), PALETTE).digest}
-        _refuse_difference({"palette": palette.digest}, found, store.uri)
-    return False
-
-
-def _refuse_difference(wanted: dict[str, Any], found: dict[str, Any], where: str) -> None:
-    different = [k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k)]
-    if different:
-        texts = [f"{k} is {found.get(k)!r} there, {wanted.get(k)!r} here" for k in different]
-        raise UserError(
-            f"{where} holds a data set of other input: {'; '.join(texts)}",
-            mend="Give the same input to go on with it, or another place for the new data set",
-        )
 
 
 def _finished(store: Store, shard: PlannedShard, sizes: dict[str, int]) -> Part | None:

@@ -1,10 +1,10 @@
 """The job `shard`: images in, quantized WebDataset shards out."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.data import check_source, open_source
+from igpt.data import check_claim, check_source, open_source, shard_options
 from igpt.data.preprocessing import Filter
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
@@ -30,6 +30,19 @@ class ShardConfig(JobConfig):
     test: float = Field(default=0.0, ge=0, lt=1, description="held out of train if none is")
     bad_images: int = Field(default=0, ge=0, description="unreadable images to bear before failing")
     seed: int = Field(default=0, ge=0)
+
+    def options(self) -> dict[str, Any]:
+        """What decides the bytes of the data set, under the names of igpt.data."""
+        return {
+            "resolution": self.resolution,
+            "samples_per_shard": self.samples_per_shard,
+            "crops": self.crops,
+            "seed": self.seed,
+            "validation_fraction": self.validation,
+            "test_fraction": self.test,
+            "augment": self.augment,
+            "resampling": self.resampling,
+        }
 
 
 def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
@@ -58,8 +71,10 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
     output = settle(config.output, preparation.folder)
     if output.split("/")[0] in ("runs", "index", "features"):
         raise UserError(f"output {output} is where runs are kept", expected="data/NAME")
+    place = open_reference(preparation.root, output)
+    check_claim(place, shard_options(**config.options()), source.digest)
     if not preparation.dry_run:
-        check_writable(open_reference(preparation.root, output))
+        check_writable(place)
     return Prepared(
         config.model_copy(update={"source": source_uri, "output": output, "palette": palette}),
         inputs={"source": source.digest},

@@ -114,6 +114,15 @@ def test_a_source_without_a_kind_says_which_was_meant(
     assert f"source=folder:{images}" in said
 
 
+def test_an_output_that_holds_another_data_set_is_refused(
+    root: Store, tmp_path: Path, images: Path
+) -> None:
+    said = refused(
+        root, tmp_path, "submit", "shard", f"source=folder:{images}", "output=data/digits"
+    )
+    assert "resolution is 8 there, 32 here" in said
+
+
 def test_a_yaml_tag_that_would_run_code_is_refused(root: Store, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         f"job: pretrain\ndata: !!python/object/apply:os.system ['touch {tmp_path}/pwned']\n"
