@@ -1,5 +1,6 @@
 """The contract between a run and what it runs on."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -7,15 +8,15 @@ from igpt.config import Strict
 from igpt.runs import Run
 
 
-class ClusterConfig(Strict):
+class ClusterConfig(Strict, ABC):
     """Base of every cluster file: what kind it is and how many workers a run gets."""
 
     kind: str
     workers: int
 
+    @abstractmethod
     def backend(self) -> "Backend":
         """What carries submissions out."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
