@@ -40,7 +40,10 @@ def command(store: StoreOption = None, as_json: JsonOption = False) -> None:
         for hint, state in rows:
             out(f"{hint.run}\t{state}\t{age(hint.submitted)}")
         return
-    table = Table("run", "state", "submitted", "changed", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("run", overflow="fold")  # a name has to be whole to be of use
+    for title in ("state", "submitted", "changed"):
+        table.add_column(title)
     for hint, state in rows:
         table.add_row(
             hint.run, str(state), f"{age(hint.submitted)} ago", f"{age(hint.changed)} ago"
