@@ -29,7 +29,7 @@ from igpt.jobs.context import Context, RunSink, Stopped, write_beside
 from igpt.jobs.references import newest_checkpoint
 from igpt.runs import Run
 from igpt.runs import events as ev
-from igpt.runs.attempts import Claim, claim, read_claim
+from igpt.runs.attempts import Claim, claim, read_claim, superseded
 from igpt.runs.failures import REQUEUE, FailureClass
 from igpt.runs.record import open_run
 from igpt.storage import open_store
@@ -172,11 +172,17 @@ def _await_claim(run: Run, attempt: int) -> Claim:
 
 
 def _finish(run: Run, attempt: int, result: dict[str, object]) -> None:
-    """The one result. A newer attempt's claim forbids it; an equal result may be there already."""
-    if RunSink(run, attempt, None).superseded():
-        raise Superseded(f"a newer attempt of run {run.id} owns it")
+    """The one result. A newer attempt's claim forbids it."""
+    overtaken = Superseded(f"a newer attempt of run {run.id} owns it")
+    if superseded(run.record, attempt):
+        raise overtaken
     body = {"status": "finished", "attempt": attempt, "time": time.time(), **result}
-    run.record.create("result.json", json.dumps(body, indent=1).encode())
+    created = run.record.create("result.json", json.dumps(body, indent=1).encode())
+    if superseded(run.record, attempt):
+        # It came between the question and the result, without having seen one: it works on.
+        if created:
+            run.record.delete(["result.json"])
+        raise overtaken
     run.event(ev.FINISHED, writer="worker", attempt=attempt)
 
 

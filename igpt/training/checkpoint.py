@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -259,15 +259,22 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint) -> Written:
         written = save_checkpoint(self._store, checkpoint, self._attempt, self._superseded)
-        # Asked again: a newer attempt may by now start from what would be dropped.
-        if written.committed and not self._superseded():
-            prune(
-                self._store,
-                self._counting(),
-                attempt=self._attempt,
-                keep=self._keep,
-                milestones=self._milestones,
-            )
+        if not written.committed:
+            return written
+        if self._superseded():
+            # The newer attempt came between the question and the commit. What it did not start from
+            # is on nobody's history, so it is taken back; nothing is dropped on its behalf.
+            if written.ref not in self._counting():
+                self._store.delete([f"{written.ref.key}/{SEAL}"])
+                return replace(written, committed=False)
+            return written
+        prune(
+            self._store,
+            self._counting(),
+            attempt=self._attempt,
+            keep=self._keep,
+            milestones=self._milestones,
+        )
         return written
 
 

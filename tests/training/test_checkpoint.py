@@ -225,6 +225,25 @@ def writer(store: Store) -> Iterator[CheckpointWriter]:
         yield writer
 
 
+@pytest.mark.parametrize("started_from_it", [False, True])
+def test_what_is_committed_as_a_newer_attempt_begins_is_taken_back_unless_it_starts_there(
+    store: Store, started_from_it: bool
+) -> None:
+    answers = iter([False, True])  # the newer attempt claims between the question and the commit
+    with CheckpointWriter(
+        store,
+        attempt=1,
+        keep=1,
+        milestones=(),
+        superseded=lambda: next(answers),
+        counting=lambda: refs((2, 1)) if started_from_it else [],
+    ) as writer:
+        writer.start(checkpoint_of(trained(0), 2))
+        (written,) = writer.take(wait=True)
+    assert written.committed is started_from_it
+    assert list_committed(store) == (refs((2, 1)) if started_from_it else [])
+
+
 def test_the_writer_writes_one_after_the_other_and_reports_each(
     store: Store, writer: CheckpointWriter
 ) -> None:
