@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from igpt.storage import Store
+from tests.support import study
 
 _HEAVY = ("torch", "ray", "sklearn", "scipy", "matplotlib", "transformers", "webdataset", "pyarrow")
 _WATCHED = (*_HEAVY, "pydantic", "boto3")
@@ -50,6 +51,16 @@ def test_reading_and_planning_load_nothing_heavy(
 ) -> None:
     monkeypatch.setenv("IGPT_STORE", root.uri)
     assert loaded(arguments, tmp_path) <= {"pydantic"}
+
+
+def test_status_loads_nothing_heavy(
+    root: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = study.start(root, study.cluster())
+    study.ended(run)
+    monkeypatch.setenv("IGPT_STORE", root.uri)
+    assert loaded(["status", run.id], tmp_path) <= {"pydantic"}
+    assert loaded(["list"], tmp_path) <= {"pydantic"}
 
 
 def test_import_igpt_loads_neither_torch_nor_ray() -> None:

@@ -251,6 +251,6 @@ def test_a_key_that_passes_stays_below_the_root(key: str) -> None:
         check_key(key)
     except ValueError:
         return
-    root = Path("/root/of/store")
+    root = Path("/place/of/store")
     assert root in (root / key).parents
     assert str(root / key) == f"{root}/{key}"
