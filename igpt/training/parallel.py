@@ -5,6 +5,7 @@ One worker needs no process group, and everything here works without. Loops ask 
 that never comes ends after `timeout`, never hangs.
 """
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -56,8 +57,25 @@ def process_group(
         ) from None
     try:
         yield
+    except BaseException as error:
+        _release_frames(error)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _release_frames(error: BaseException) -> None:
+    """Drops what the frames of an error still hold: the gradients' reducer, before its group.
+
+    The reducer, destroyed last, destroys the group with the interpreter's lock in hand and waits
+    for gloo's thread, which may be waiting for that lock to let go of a tensor: for ever. (Seen
+    with torch 2.13, in about one of twenty workers whose peer was killed.)
+    """
+    seen: set[int] = set()
+    while error.__traceback__ is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__ or error
 
 
 def check_group(rank: int, world_size: int) -> None:

@@ -1,6 +1,8 @@
 """Several workers train as one does, and what is lost with one of them is made up bit for bit."""
 
 import random
+import traceback
+import weakref
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -124,6 +126,32 @@ def test_waiting_for_a_worker_that_never_comes_ends(tmp_path: Path) -> None:
     )
     with pytest.raises(IgptError, match=r"rank 0 of 2 waited 0\.5 s"), joining:
         pass
+
+
+def test_what_an_error_holds_is_gone_before_the_group_is() -> None:
+    """A reducer that outlives its group waits for gloo's thread for ever, now and then."""
+
+    class Reducer:
+        pass
+
+    def fail() -> None:
+        reducer = Reducer()
+        held.append(weakref.ref(reducer))
+        raise RuntimeError("the peer is gone")
+
+    def explain() -> None:
+        try:
+            fail()
+        except RuntimeError as error:
+            raise ValueError("of another kind") from error
+
+    held: list[weakref.ref[Reducer]] = []
+    with pytest.raises(ValueError, match="of another kind") as caught:
+        explain()
+    assert held[0]() is not None
+    parallel._release_frames(caught.value)
+    assert held[0]() is None
+    assert "the peer is gone" in "".join(traceback.format_exception(caught.value))
 
 
 def test_rows_are_shared_without_gap_or_overlap() -> None:
