@@ -6,7 +6,7 @@ import time
 import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, YesOption, print_json, run_of, say
-from igpt.clusters import alive, status
+from igpt.clusters import look, status
 from igpt.errors import DataCorrupt, UserError
 from igpt.runs import Run
 
@@ -53,7 +53,7 @@ def command(
 def _is_quiet(run: Run) -> bool:
     """Whether nobody writes into the run any more; waits a little for one that has just ended."""
     deadline = time.monotonic() + _QUIET_SECONDS
-    while alive(run):
+    while look(run).alive:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

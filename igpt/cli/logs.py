@@ -7,7 +7,7 @@ import typer
 
 from igpt.cli.common import RunArgument, StoreOption, console, out, run_of, say
 from igpt.cli.follow import LOOK_SECONDS, LOOK_SECONDS_REMOTE
-from igpt.clusters import alive, status
+from igpt.clusters import look, status
 from igpt.errors import NotFound
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.logs import new_lines
@@ -39,7 +39,7 @@ def command(
         while True:
             # Asked before reading, so that what was written up to the end is read once more. The
             # supervisor ships the last lines after the state has changed.
-            active = status(found).state.active or alive(found)
+            active = status(found).state.active or look(found).alive
             for number in attempt_numbers(found.record):
                 if attempt is not None and number != attempt:
                     continue

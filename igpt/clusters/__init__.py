@@ -2,22 +2,22 @@
 
 plan(run) -> Plan      what would be started, as text; what --dry-run shows
 submit(run, attempt)   starts the supervisor of the run
-alive(run)             whether its supervisor lives; None where that cannot be known from here
+look(run)              what its backend sees of its supervisor, a `Sight`
 cancel(run)            asks it to stop now
 """
 
 from igpt.clusters.base import Backend, ClusterConfig, Plan
 from igpt.clusters.files import load_cluster
-from igpt.clusters.submission import Submission, alive, cancel, resume, status, submit
+from igpt.clusters.submission import Submission, cancel, look, resume, status, submit
 
 __all__ = [
     "Backend",
     "ClusterConfig",
     "Plan",
     "Submission",
-    "alive",
     "cancel",
     "load_cluster",
+    "look",
     "resume",
     "status",
     "submit",

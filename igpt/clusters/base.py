@@ -4,8 +4,30 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import Field
+
 from igpt.config import Strict
 from igpt.runs import Run
+from igpt.runs.state import Sight
+
+
+class DeviceConfig(Strict):
+    """What one worker computes on, as far as the user says; `plan` reckons with it."""
+
+    name: str | None = Field(default=None, description="as the vendor writes it, e.g. A100")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory of one worker, GB")
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, description="of one worker; null: measured by runs of the same network"
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a run on a cluster."""
+
+    grace_seconds: float  # for a last checkpoint, from being asked to stop to being killed
+    device: DeviceConfig
+    time_limit: float | None = None  # seconds of one attempt; None where there is none
 
 
 class ClusterConfig(Strict, ABC):
@@ -13,10 +35,15 @@ class ClusterConfig(Strict, ABC):
 
     kind: str
     workers: int
+    device: DeviceConfig = DeviceConfig()
 
     @abstractmethod
     def backend(self) -> "Backend":
         """What carries submissions out."""
+
+    @abstractmethod
+    def limits(self) -> Limits:
+        """What bounds a run, for `plan`."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +66,8 @@ class Backend(Protocol):
         Raises Unreachable where it cannot be started.
         """
 
-    def alive(self, run: Run) -> bool | None:
-        """Whether the run's supervisor lives; None where that cannot be known from here."""
+    def look(self, run: Run) -> Sight:
+        """What can be seen of the run's supervisor from here."""
 
     def cancel(self, run: Run) -> None:
         """Makes the supervisor look at the record now; it finds the request to cancel there."""

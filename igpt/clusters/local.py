@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.clusters.base import Backend, ClusterConfig, Plan
+from igpt.clusters.base import Backend, ClusterConfig, Limits, Plan
 from igpt.errors import Unreachable, UserError
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import RetryBudget
+from igpt.runs.state import Sight
 
 #: How long the client waits for the supervisor's own sign of life.
 LAUNCH_SECONDS = 30.0
@@ -48,6 +49,10 @@ class LocalCluster(ClusterConfig):
     def backend(self) -> Backend:
         """The local backend."""
         return LocalBackend(self)
+
+    def limits(self) -> Limits:
+        """Its grace, and the device that the file names."""
+        return Limits(self.grace_seconds, device=self.device)
 
     def threads_per_worker(self) -> int:
         """CPU threads of each worker."""
@@ -99,17 +104,17 @@ class LocalBackend:
             mend=f"Its output is in {output}; igpt-jobs status {run.id} says how it stands",
         )
 
-    def alive(self, run: Run) -> bool | None:
+    def look(self, run: Run) -> Sight:
         """Whether the supervisor's process is there, where it is on this machine."""
         launched = _launched(run)
         if launched is None or launched.get("host") != platform.node():
-            return None
-        return process_started(int(launched["pid"])) == launched.get("started")
+            return Sight()
+        return Sight(alive=process_started(int(launched["pid"])) == launched.get("started"))
 
     def cancel(self, run: Run) -> None:
         """Wakes the supervisor up; without it, the request waits in the record."""
         launched = _launched(run)
-        if launched is not None and self.alive(run):
+        if launched is not None and self.look(run).alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(launched["pid"]), signal.SIGUSR1)
 

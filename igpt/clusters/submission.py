@@ -19,7 +19,7 @@ from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.provenance import provenance
 from igpt.runs.record import open_run
-from igpt.runs.state import RunState, Status
+from igpt.runs.state import RunState, Sight, Status
 from igpt.storage import Store, check_writable
 
 
@@ -132,20 +132,20 @@ def cancel(run: Run) -> Status:
     backend = cluster.backend() if cluster else None
     if backend is not None:
         backend.cancel(run)
-    if now.state is RunState.STALLED and not (backend and backend.alive(run)):
+    if now.state is RunState.STALLED and not (backend and backend.look(run).alive):
         run.event(ev.CANCELLED, writer="client", attempt=attempt)
     return status(run)
 
 
-def alive(run: Run) -> bool | None:
-    """Whether the run's supervisor lives; None where that cannot be known from here."""
+def look(run: Run) -> Sight:
+    """What the run's backend sees of its supervisor."""
     cluster = cluster_of(run)
-    return cluster.backend().alive(run) if cluster else None
+    return cluster.backend().look(run) if cluster else Sight()
 
 
 def status(run: Run) -> Status:
     """How a run stands, by its record and by what its backend knows."""
-    return run.status(alive=alive(run))
+    return run.status(sight=look(run))
 
 
 def cluster_of(run: Run) -> ClusterConfig | None:

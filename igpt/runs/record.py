@@ -20,7 +20,7 @@ from igpt.runs.attempts import Claim, attempt_numbers, read_claims
 from igpt.runs.events import LIFE, Event, read_events, timestamp, write_event
 from igpt.runs.identity import check_name, run_id, work_digest
 from igpt.runs.reading import read_json
-from igpt.runs.state import Heartbeat, RunState, Status, derive
+from igpt.runs.state import Heartbeat, RunState, Sight, Status, derive
 from igpt.storage import Store
 
 FORMAT = 1
@@ -99,10 +99,10 @@ class Run:
             self.root.put(f"index/{self.id}.{timestamp(event.time)}.{state}", b"")
         return event
 
-    def status(self, *, alive: bool | None = None, stalled_after: float = 60.0) -> Status:
+    def status(self, *, sight: Sight | None = None, stalled_after: float = 60.0) -> Status:
         """Where the run stands.
 
-        alive: what its backend knows of the supervisor. stalled_after: seconds of silence.
+        sight: what its backend sees of the supervisor. stalled_after: seconds of silence.
         """
         history = self.events(LIFE)
         return derive(
@@ -111,7 +111,7 @@ class Run:
             result=self.record.exists("result.json"),
             heartbeat=self.heartbeat(),
             now=time.time(),
-            alive=alive,
+            sight=sight or Sight(),
             stalled_after=stalled_after,
             created=None if history else self._created(),
         )

@@ -53,6 +53,15 @@ class Heartbeat:
     progress: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What a backend sees of the process that looks after a run."""
+
+    alive: bool | None = None  # None where it cannot be known from here
+    waiting: bool = False  # alive in the scheduler's queue: nobody beats a heart there
+    reason: str = ""  # in the scheduler's words
+
+
 def derive(
     run: str,
     history: Sequence[Event],
@@ -60,15 +69,15 @@ def derive(
     result: bool,
     heartbeat: Heartbeat | None,
     now: float,
-    alive: bool | None,
+    sight: Sight,
     stalled_after: float = 60.0,
     created: float | None = None,
 ) -> Status:
     """The status of a run.
 
-    result: whether `result.json` is there. alive: what the backend knows of the supervisor; None
-    where it cannot know (another machine). stalled_after: seconds of silence. created: when the
-    record was begun, where nothing has happened yet.
+    result: whether `result.json` is there. sight: what the backend sees of the supervisor.
+    stalled_after: seconds of silence. created: when the record was begun, where nothing has
+    happened yet.
     """
     if result:
         return Status(RunState.FINISHED)
@@ -90,20 +99,27 @@ def derive(
                 code,
             )
     resume = f"igpt-jobs resume {run} goes on from the last committed checkpoint"
+    if sight.alive and sight.waiting:
+        return Status(RunState.QUEUED, sight.reason)
     launched = any(event.kind == ev.LAUNCHED for event in since)
-    if not launched:
+    if not launched and not sight.alive:
         begun = since[0].time if since else created or 0.0
         if now - begun < LAUNCH_GRACE:
             return Status(RunState.SUBMITTED, "recorded, not launched yet")
         return Status(RunState.STALLED, "recorded, but never launched (the client died)", resume, 6)
-    if alive is False:
+    if sight.alive is False:
         saved = since[-1].kind == ev.PREEMPTED
         why = "stopped with its machine, saved" if saved else "its supervisor is gone"
+        if sight.reason:
+            why = f"{why} ({sight.reason})"
         return Status(RunState.STALLED, why, resume, 6)
     # A clock that is ahead must not make a dead run look alive for long.
     last = min(now, max(heartbeat.time if heartbeat else 0.0, since[-1].time))
     if now - last > stalled_after:
-        return Status(RunState.STALLED, f"no sign of life for {now - last:.0f} s", resume, 6)
+        silent = f"no sign of life for {now - last:.0f} s"
+        if sight.reason:
+            silent = f"{silent} ({sight.reason})"
+        return Status(RunState.STALLED, silent, resume, 6)
     if heartbeat and heartbeat.phase == "running":
         return Status(RunState.RUNNING)
     return Status(RunState.QUEUED, "waiting for a free slot")

@@ -9,6 +9,7 @@ from igpt.runs.events import Event
 from igpt.runs.state import (
     Heartbeat,
     RunState,
+    Sight,
     Status,
     cancel_requested,
     derive,
@@ -31,7 +32,7 @@ def stand(
     alive: bool | None = None,
 ) -> Status:
     heartbeat = None if beat is None else Heartbeat(beat, phase, "host", {})
-    return derive("a-1", history, result=result, heartbeat=heartbeat, now=NOW, alive=alive)
+    return derive("a-1", history, result=result, heartbeat=heartbeat, now=NOW, sight=Sight(alive))
 
 
 BEGUN = [event(ev.SUBMITTED, 990.0), event(ev.LAUNCHED, 991.0)]
@@ -66,7 +67,7 @@ def test_the_state_follows_from_the_record(
 def test_a_record_without_events_is_an_orphan_after_a_while() -> None:
     def begun(created: float) -> RunState:
         return derive(
-            "a-1", [], result=False, heartbeat=None, now=NOW, alive=None, created=created
+            "a-1", [], result=False, heartbeat=None, now=NOW, sight=Sight(), created=created
         ).state
 
     assert begun(NOW - 10) is RunState.SUBMITTED
@@ -77,7 +78,7 @@ def test_a_clock_that_is_ahead_does_not_make_a_dead_run_look_alive() -> None:
     history = [event(ev.SUBMITTED, 100.0), event(ev.LAUNCHED, 101.0)]
     ahead = Heartbeat(NOW + 86_400, "running", "host", {})
     assert (
-        derive("a-1", history, result=False, heartbeat=ahead, now=NOW, alive=False).state
+        derive("a-1", history, result=False, heartbeat=ahead, now=NOW, sight=Sight(False)).state
         is RunState.STALLED
     )
 
