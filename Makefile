@@ -1,5 +1,5 @@
 # The two commands of a newcomer are `make quickstart` and `make test`. Both set up .venv first.
-.PHONY: quickstart test lint benchmark clean
+.PHONY: quickstart test test-cluster lint benchmark clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,12 @@ quickstart: $(INSTALLED)
 	$(BIN)/igpt-jobs quickstart $(QUICKSTART)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/cluster $(TESTS)
+
+# A real Slurm of several nodes on this machine: needs root, and apt's slurm-wlm, munge, iproute2,
+# slurmdbd and mariadb-server.
+test-cluster: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/cluster
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .

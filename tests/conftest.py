@@ -13,13 +13,19 @@ from tests.support.s3_server import S3Server
 
 
 @pytest.fixture(autouse=True)
-def hermetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine or its user reaches a test."""
+def hermetic(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No setting of the machine or its user reaches a test; they share only unpacked code."""
     for name in os.environ:
         if name.startswith(("AWS_", "IGPT_")) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
-    home.mkdir()
+    (home / ".cache" / "igpt-jobs").mkdir(parents=True)
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "code"
+    shared.mkdir(exist_ok=True)
+    (home / ".cache" / "igpt-jobs" / "code").symlink_to(shared)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 

@@ -1,6 +1,5 @@
 """The README's commands and its Python do what it says, one after the other in an empty folder."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from igpt.storage import open_store
 from tests.cli.command import igpt
 from tests.support import study
+from tests.support.schemas import validated
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -30,16 +30,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
             ended = igpt(*arguments, *short, folder=tmp_path)
             assert ended.returncode == 0, (arguments, ended.stderr)
             if short:
-                last = json.loads(ended.stdout.splitlines()[-1])
-                assert set(last) >= {
-                    "probe_accuracy",
-                    "raw_pixel_accuracy",
-                    "untrained_accuracy",
-                    "validation_nats",
-                    "run",
-                    "report",
-                    "seconds",
-                }
+                last = validated("quickstart", ended.stdout.splitlines()[-1])
                 assert Path(last["report"]).read_text().startswith("<!doctype html>")
     assert (tmp_path / "study.html").exists()
     assert (tmp_path / "my-study" / "jobs" / "pretrain.yaml").exists()

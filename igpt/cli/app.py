@@ -19,10 +19,12 @@ from igpt.errors import IgptError, UserError
 VERBS = {
     "quickstart": "See the whole study on this machine, in a few minutes.",
     "init": "Write the recipes (jobs/, clusters/, sweeps/) here, to edit.",
+    "plan": "What a job will cost on a cluster: memory, disk, hours.",
     "submit": "Start a job on a cluster.",
     "sweep": "Start a sweep: many fits of one question.",
     "list": "The runs of a store.",
     "status": "How a run stands, why, and what to do.",
+    "watch": "Look on while runs work.",
     "logs": "What a run's workers print.",
     "cancel": "Stop a run; its checkpoints stay.",
     "resume": "Go on with a run from its last checkpoint.",

@@ -33,6 +33,9 @@ def command(
         int | None,
         typer.Option("--from", min=0, help="From the newest checkpoint up to this step."),
     ] = None,
+    new_code: Annotated[
+        bool, typer.Option("--new-code", help="With today's code, not with the submission's.")
+    ] = False,
     follow: FollowOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +45,11 @@ def command(
     """
     found = run_of(run, store)
     resume(
-        found, load_cluster(cluster, here()) if cluster else None, force=force, from_step=from_step
+        found,
+        load_cluster(cluster, here()) if cluster else None,
+        force=force,
+        from_step=from_step,
+        new_code=new_code,
     )
     best = newest_checkpoint(found, at_most=from_step)
     say(f"{found.id} goes on from {f'step {best[0]:,}' if best else 'the beginning'}")

@@ -1,6 +1,7 @@
 """`igpt-jobs submit JOB`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from igpt.cli.common import (
     JsonOption,
     OverrideArguments,
     StoreOption,
+    YesOption,
     facts_table,
     here,
     out,
@@ -20,12 +22,13 @@ from igpt.cli.common import (
     store_of,
 )
 from igpt.cli.follow import follow, outcome
-from igpt.clusters import Submission, load_cluster, status, submit
-from igpt.clusters.submission import describe
+from igpt.clusters import Proposal, Submission, accept, load_cluster, propose, status
+from igpt.clusters.submission import describe, rehearse
 from igpt.config import override, parse, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs import Job, JobConfig, find_job
 from igpt.jobs.recipes import find_recipe
+from igpt.runs import find_run
 from igpt.runs.identity import slug
 from igpt.runs.state import Status
 
@@ -40,24 +43,46 @@ NewOption = Annotated[
 ]
 
 
+AfterOption = Annotated[
+    list[str] | None,
+    typer.Option("--after", help="Start when this run has finished; may be given several times."),
+]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options that `submit` and `sweep` have in common."""
+
+    cluster: str
+    store: str | None
+    name: str | None
+    after: list[str]
+    dry_run: bool
+    follow: bool
+    new: bool
+    yes: bool
+    as_json: bool
+
+
 def command(
     job: Annotated[str, typer.Argument(help="A recipe: a path, or a name in jobs/.")],
     overrides: OverrideArguments = None,
     cluster: ClusterOption = "local",
     store: StoreOption = None,
     name: NameOption = None,
+    after: AfterOption = None,
     dry_run: DryRunOption = False,
     follow: FollowOption = False,
     new: NewOption = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a job on a cluster.
 
     Example: igpt-jobs submit pretrain data=data/cifar10-32 model.preset=igpt-s --follow
     """
-    _, end = start(
-        "jobs", job, overrides or [], cluster, store, name, dry_run, follow, new, as_json
-    )
+    wishes = Wishes(cluster, store, name, after or [], dry_run, follow, new, yes, as_json)
+    _, end = start("jobs", job, overrides or [], wishes)
     raise typer.Exit(end.exit_code if end else 0)
 
 
@@ -75,46 +100,55 @@ def load_job(noun: str, recipe: str, overrides: list[str], folder: Path) -> tupl
 
 
 def start(
-    noun: str,
-    recipe: str,
-    overrides: list[str],
-    cluster: str,
-    store: str | None,
-    name: str | None,
-    dry_run: bool,
-    following: bool,
-    new: bool,
-    as_json: bool,
+    noun: str, recipe: str, overrides: list[str], wishes: Wishes
 ) -> tuple[Submission, Status | None]:
     """What `submit` and `sweep` have in common: the submission, and how it ended if followed."""
     folder = here()
     job, config = load_job(noun, recipe, overrides, folder)
-    submission = submit(
-        store_of(store),
+    root = store_of(wishes.store)
+    proposal = propose(
+        root,
         job,
         config,
-        load_cluster(cluster, folder),
+        load_cluster(wishes.cluster, folder),
         folder=folder,
         arguments=sys.argv,
-        name=name or slug(Path(recipe).stem),
-        new=new,
-        dry_run=dry_run,
+        name=wishes.name or slug(Path(recipe).stem),
+        after=[find_run(root, wanted) for wanted in wishes.after],
+        dry_run=wishes.dry_run,
     )
-    if as_json and (dry_run or not following):
-        print_json(describe(submission))
-    if dry_run:
-        if not as_json:
+    if wishes.dry_run:
+        submission = rehearse(proposal)
+        if wishes.as_json:
+            print_json(describe(submission))
+        else:
             show_plan(submission)
         return submission, None
+    if not wishes.yes and sys.stdin.isatty() and sys.stderr.isatty():
+        confirm(proposal)
+    submission = accept(proposal, new=wishes.new)
+    if wishes.as_json and not wishes.follow:
+        print_json(describe(submission))
     announce(submission)
-    if not following:
+    if not wishes.follow:
         return submission, None
     end = follow(submission.run)
-    if as_json:
+    if wishes.as_json:
         print_json(describe(submission) | {"state": end.state, "reason": end.reason})
     else:
         say(outcome(submission.run, end))
     return submission, end
+
+
+def confirm(proposal: Proposal) -> None:
+    """Shows what the run will cost and asks; no is the end, and nothing was written."""
+    made = proposal.forecast()
+    say(f"{proposal.run.id}\n{facts_table(proposal.facts | made.facts | proposal.plan().facts)}")
+    for warning in made.warnings:
+        say(f"  ! {warning}")
+    if not typer.confirm("Submit?", default=True, err=True):
+        say("not submitted")
+        raise typer.Exit(0)
 
 
 def announce(submission: Submission) -> None:
@@ -122,7 +156,7 @@ def announce(submission: Submission) -> None:
     run = submission.run.id
     if submission.created:
         say(f"submitted {run}\n{facts_table(submission.facts | submission.plan.facts)}")
-        say(f"  watch it: igpt-jobs status {run}, igpt-jobs logs {run} -f")
+        say(f"  look at it: igpt-jobs watch {run}, igpt-jobs logs {run} -f")
         return
     now = status(submission.run)
     say(f"{run} does this very work already, and is {now.state}; --new starts another")

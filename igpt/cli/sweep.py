@@ -11,9 +11,10 @@ from igpt.cli.common import (
     JsonOption,
     OverrideArguments,
     StoreOption,
+    YesOption,
     console,
 )
-from igpt.cli.submit import DryRunOption, NameOption, NewOption, start
+from igpt.cli.submit import AfterOption, DryRunOption, NameOption, NewOption, Wishes, start
 from igpt.runs import Run
 from igpt.runs.state import RunState
 
@@ -24,18 +25,19 @@ def command(
     cluster: ClusterOption = "local",
     store: StoreOption = None,
     name: NameOption = None,
+    after: AfterOption = None,
     dry_run: DryRunOption = False,
     follow: FollowOption = False,
     new: NewOption = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a sweep; `probe` without more probes the newest finished pretraining run.
 
     Example: igpt-jobs sweep probe model=pretrain-1a2b3c4d budgets=[40,250,4000] --follow
     """
-    submission, end = start(
-        "sweeps", sweep, overrides or [], cluster, store, name, dry_run, follow, new, as_json
-    )
+    wishes = Wishes(cluster, store, name, after or [], dry_run, follow, new, yes, as_json)
+    submission, end = start("sweeps", sweep, overrides or [], wishes)
     if end and end.state is RunState.FINISHED and not as_json:
         show_probes(submission.run)
     raise typer.Exit(end.exit_code if end else 0)

@@ -1,23 +1,35 @@
-"""Where a run runs: one interface over the kinds of cluster, today `local`.
+"""Where a run runs: one interface over the kinds of cluster, `local` and `slurm`.
 
-plan(run) -> Plan      what would be started, as text; what --dry-run shows
-submit(run, attempt)   starts the supervisor of the run
-look(run)              what its backend sees of its supervisor, a `Sight`
-cancel(run)            asks it to stop now
+propose, accept, submit   a job checked, and started on a cluster
+resume, cancel            a run that goes on, or stops
+status, look              how a run stands, and what its backend sees of it
 """
 
 from igpt.clusters.base import Backend, ClusterConfig, Plan
 from igpt.clusters.files import load_cluster
-from igpt.clusters.submission import Submission, cancel, look, resume, status, submit
+from igpt.clusters.submission import (
+    Proposal,
+    Submission,
+    accept,
+    cancel,
+    look,
+    propose,
+    resume,
+    status,
+    submit,
+)
 
 __all__ = [
     "Backend",
     "ClusterConfig",
     "Plan",
+    "Proposal",
     "Submission",
+    "accept",
     "cancel",
     "load_cluster",
     "look",
+    "propose",
     "resume",
     "status",
     "submit",

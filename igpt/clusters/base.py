@@ -1,6 +1,7 @@
 """The contract between a run and what it runs on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,20 +55,42 @@ class Plan:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What a backend is asked to start: nothing of the client's goes along but this."""
+
+    run_uri: str
+    attempt: int
+    code: str | None = None  # digest of the code that runs; None: the installed package
+    after: tuple[str, ...] = ()  # the scheduler's ids of the jobs that have to succeed first
+    environment: Mapping[str, str] = field(default_factory=dict)  # how to reach the store
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.run_uri.rpartition("/")[2]
+
+
 class Backend(Protocol):
     """One kind of cluster."""
 
-    def plan(self, run_uri: str) -> Plan:
-        """What would be started. Pure."""
+    def plan(self, launch: Launch) -> Plan:
+        """What would be started. Changes nothing."""
 
-    def submit(self, run: Run, attempt: int) -> dict[str, Any]:
-        """Starts the run's supervisor and returns how to find it again.
+    def check(self) -> None:
+        """Raises UserError or Unreachable where nothing can be submitted from here."""
 
-        Raises Unreachable where it cannot be started.
+    def submit(self, run: Run, launch: Launch) -> dict[str, Any]:
+        """Starts what looks after the run and returns how to find it again.
+
+        Raises Unreachable where it cannot be started, UserError where it is refused.
         """
 
     def look(self, run: Run) -> Sight:
         """What can be seen of the run's supervisor from here."""
 
-    def cancel(self, run: Run) -> None:
-        """Makes the supervisor look at the record now; it finds the request to cancel there."""
+    def cancel(self, run: Run) -> bool:
+        """Makes whoever looks after the run find the request to cancel in its record, now.
+
+        Returns False where nobody is there to find it: the caller records the end.
+        """

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.local import LocalCluster
-from igpt.config import Document, nearest, override, parse, read_yaml_file
+from igpt.clusters.slurm.config import SlurmCluster
+from igpt.config import Document, nearest, override, parse, read_yaml, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs.recipes import find_recipe
+from igpt.runs import Run
 
-KINDS: dict[str, type[ClusterConfig]] = {"local": LocalCluster}
+KINDS: dict[str, type[ClusterConfig]] = {"local": LocalCluster, "slurm": SlurmCluster}
 
 
 def parse_cluster(document: Document) -> ClusterConfig:
@@ -29,3 +31,14 @@ def load_cluster(name: str, folder: Path, assignments: list[str] | None = None) 
     """The cluster file `name`, found as any recipe is. Raises UserError."""
     path = find_recipe("clusters", name, folder)
     return parse_cluster(override(read_yaml_file(path), assignments or []))
+
+
+def cluster_key(attempt: int) -> str:
+    """Where the cluster of an attempt is recorded."""
+    return f"attempts/{attempt:04d}/cluster.yaml"
+
+
+def cluster_at(run: Run, attempt: int) -> ClusterConfig:
+    """The cluster of an attempt. Raises NotFound where none is recorded."""
+    key = cluster_key(attempt)
+    return parse_cluster(read_yaml(run.record.get(key).decode(), f"{run.uri}/{key}"))

@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.clusters.base import Backend, ClusterConfig, Limits, Plan
+from igpt.clusters.base import Backend, ClusterConfig, Launch, Limits, Plan
+from igpt.clusters.notify import NotifyConfig
+from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
-from igpt.runs import Run
+from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.failures import RetryBudget
 from igpt.runs.state import Sight
@@ -44,7 +46,11 @@ class LocalCluster(ClusterConfig):
     grace_seconds: float = Field(
         default=120.0, gt=0, description="for a checkpoint after being asked to stop"
     )
+    hang_seconds: float | None = Field(
+        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
+    )
     retries: RetryBudget = Field(default_factory=RetryBudget)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
 
     def backend(self) -> Backend:
         """The local backend."""
@@ -66,7 +72,7 @@ class LocalBackend:
     def __init__(self, cluster: LocalCluster) -> None:
         self.cluster = cluster
 
-    def plan(self, run_uri: str) -> Plan:
+    def plan(self, launch: Launch) -> Plan:
         """The command of the supervisor and what it will start."""
         cluster = self.cluster
         return Plan(
@@ -74,15 +80,24 @@ class LocalBackend:
                 "cluster": f"local: {cluster.workers} workers x {cluster.threads_per_worker()} "
                 f"threads, at most {cluster.max_parallel} runs at once"
             },
-            shlex.join(supervisor_command(run_uri, 1)),
+            shlex.join(supervisor_command(launch.run_uri, launch.attempt)),
         )
 
-    def submit(self, run: Run, attempt: int) -> dict[str, Any]:
+    def check(self) -> None:
+        """This machine is always there."""
+
+    def submit(self, run: Run, launch: Launch) -> dict[str, Any]:
         """Starts the supervisor, detached, and waits until it has recorded itself."""
-        output = supervisor_file(run, attempt, "log")
+        output = supervisor_file(run, launch.attempt, "log")
+        environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # else cwd goes before PYTHONPATH
+        if launch.code is not None:
+            code = snapshot.unpack(run.root, launch.code, cache_directory() / "code")
+            inherited = os.environ.get("PYTHONPATH")
+            environment["PYTHONPATH"] = f"{code}{os.pathsep}{inherited}" if inherited else str(code)
         with output.open("wb") as log:
             process = subprocess.Popen(
-                supervisor_command(run.uri, attempt),
+                supervisor_command(run.uri, launch.attempt),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -111,12 +126,14 @@ class LocalBackend:
             return Sight()
         return Sight(alive=process_started(int(launched["pid"])) == launched.get("started"))
 
-    def cancel(self, run: Run) -> None:
-        """Wakes the supervisor up; without it, the request waits in the record."""
+    def cancel(self, run: Run) -> bool:
+        """Wakes the supervisor up; on another machine, it finds the request by itself."""
         launched = _launched(run)
         if launched is not None and self.look(run).alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(launched["pid"]), signal.SIGUSR1)
+                return True
+        return False
 
 
 def supervisor_command(run_uri: str, attempt: int) -> list[str]:

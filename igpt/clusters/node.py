@@ -2,7 +2,7 @@
 
 It stands between the ranks and the store so that the last lines of a killed rank survive, and so
 that a store that is away for a while costs no step: what cannot be shipped now is kept and tried
-again.
+again. It is the same on every kind of cluster; who asks it to stop, and what follows, is not.
 """
 
 import contextlib
@@ -14,81 +14,60 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from igpt.clusters.memory import MemoryWatch
+from igpt.clusters.output import RankOutput
 from igpt.errors import IgptError
+from igpt.jobs import stacks
 from igpt.runs import Run
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit
-from igpt.runs.logs import log_key
 
 log = logging.getLogger("igpt")
 
-#: The reason to stop at once and write nothing more: the run's record is gone.
+#: Reasons to stop that leave no time to save. The run's record is gone: write nothing more.
 DELETED = "deleted"
+#: Ranks of another node have ended badly: those here can only wait for them in vain.
+PEERS = "the ranks of another node have ended"
+#: Another node has found that the run makes no step.
+HANG = "no step is made"
 
 _TICK = 0.1  # seconds between looks at the ranks
 _SHIP_SECONDS = 1.0  # between shipments of new output
+_SAMPLE_SECONDS = 1.0  # between looks at the memory
 _SETTLE_SECONDS = 5.0  # for the other ranks to end by themselves after one ended badly
-_KEEP_BYTES = 8 * 2**20  # output kept for a store that is away
+_DUMP_SECONDS = 2.0  # for stacks to be written
+_PEERS_SECONDS = 8.0  # for the other nodes to see that no step is made, and to ask their ranks
 
 
 @dataclass(frozen=True)
 class Ranks:
     """What to start on this node."""
 
-    workers: int
-    environment: Mapping[str, str]  # for all ranks, beside RANK and the like
+    workers: int  # ranks on this node
     master_port: int
     heartbeat_seconds: float
     grace_seconds: float
+    environment: Mapping[str, str] = field(default_factory=dict)  # for all ranks
+    master_address: str = "127.0.0.1"
+    node: int = 0  # node 0 has rank 0, and keeps the heartbeat
+    nodes: int = 1
+    hang_seconds: float | None = None  # without a step, counted from the start; None: for ever
 
+    @property
+    def world_size(self) -> int:
+        """Ranks on all nodes."""
+        return self.workers * self.nodes
 
-class RankOutput:
-    """One rank's output on its way to the store, in numbered parts."""
-
-    def __init__(self, run: Run, attempt: int, rank: int, stream: IO[bytes]) -> None:
-        self._run, self._attempt, self._rank = run, attempt, rank
-        self._pending = bytearray()
-        self._dropped = 0
-        self._part = 0
-        self._lock = threading.Lock()
-        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
-        self._reader.start()
-
-    def ship(self, *, all_of_it: bool = False) -> None:
-        """Writes the whole lines that have come since the last shipment, or all that has."""
-        with self._lock:
-            text, dropped = bytes(self._pending), self._dropped
-        if not all_of_it and len(text) < _KEEP_BYTES // 2:
-            text = text[: text.rfind(b"\n") + 1]
-        if not text:
-            return
-        note = f"[{dropped} bytes of output were lost while the store was away]\n".encode()
-        key = log_key(self._attempt, self._rank, self._part)
-        self._run.record.put(key, (note if dropped else b"") + text)
-        self._part += 1
-        with self._lock:
-            # What was dropped from the front while we wrote had been written by us.
-            del self._pending[: max(0, len(text) - (self._dropped - dropped))]
-            self._dropped = 0
-
-    def finish(self) -> None:
-        """Waits for the end of the output."""
-        self._reader.join(timeout=5)
-
-    def _read(self, stream: IO[bytes]) -> None:
-        while chunk := os.read(stream.fileno(), 65536):
-            with self._lock:
-                self._pending += chunk
-                excess = len(self._pending) - _KEEP_BYTES
-                if excess > 0:
-                    del self._pending[:excess]
-                    self._dropped += excess
+    @property
+    def first(self) -> int:
+        """The rank of this node's first."""
+        return self.workers * self.node
 
 
 def run_ranks(
@@ -99,72 +78,183 @@ def run_ranks(
     asked_to_stop: looked at all the time; a reason asks the ranks to stop, with their grace.
     """
     with tempfile.TemporaryDirectory(prefix="igpt-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
-        processes = [_start(run, attempt, rank, ranks, scratch) for rank in range(ranks.workers)]
-        outputs = [
-            RankOutput(run, attempt, rank, process.stdout)
-            for rank, process in enumerate(processes)
-            if process.stdout is not None
-        ]
+        watch = _Watch(run, attempt, ranks, Path(folder))
         try:
-            exits = _watch(run, attempt, ranks, processes, outputs, scratch, asked_to_stop)
+            exits = watch.to_the_end(asked_to_stop)
         finally:
-            for process in processes:
-                _signal(process, signal.SIGKILL)
-                process.wait()
-        for output in outputs:
-            output.finish()
-        if asked_to_stop() != DELETED:
-            _quietly(lambda: ship_all(outputs, all_of_it=True))
-            _quietly(lambda: heartbeat(run, attempt, "running", read_progress(scratch)))
+            watch.kill()
+        watch.finish(deleted=asked_to_stop() == DELETED)
         return exits
 
 
-def _watch(
-    run: Run,
-    attempt: int,
-    ranks: Ranks,
-    processes: list[subprocess.Popen[bytes]],
-    outputs: list[RankOutput],
-    scratch: Path,
-    asked_to_stop: Callable[[], str | None],
-) -> list[RankExit]:
-    exits: dict[int, RankExit] = {}
-    shipped = beat = 0.0
-    kill_at: float | None = None
-    stopping = killed = False
-    while len(exits) < len(processes):
-        now = time.monotonic()
-        for rank, process in enumerate(processes):
-            if rank not in exits and process.poll() is not None:
-                exits[rank] = _exit(rank, process.returncode, scratch, torn_down=killed)
-                if process.returncode not in (0, REQUEUE) and kill_at is None:
-                    kill_at = now + _SETTLE_SECONDS
-        if not stopping and (reason := asked_to_stop()):
-            log.info("stopping the ranks: %s", reason)
-            stopping = True
-            grace = 0.0 if reason == DELETED else ranks.grace_seconds
-            kill_at = min(kill_at or float("inf"), now + grace)
-            for process in processes:
-                _signal(process, signal.SIGTERM)
-        if kill_at is not None and now > kill_at:
-            killed = True
-            for process in processes:
-                _signal(process, signal.SIGKILL)
-        if now - shipped > _SHIP_SECONDS:
-            _quietly(lambda: ship_all(outputs))
-            shipped = now
-        if now - beat > ranks.heartbeat_seconds:
-            _quietly(lambda: heartbeat(run, attempt, "running", read_progress(scratch)))
-            beat = now
-        time.sleep(_TICK)
-    return list(exits.values())
+class _Watch:
+    """The ranks of one attempt on this node, from their start to their end."""
+
+    def __init__(self, run: Run, attempt: int, ranks: Ranks, scratch: Path) -> None:
+        self.run = run
+        self.attempt = attempt
+        self.ranks = ranks
+        self.scratch = scratch
+        self.memory = MemoryWatch()
+        self.processes = [_start(run, attempt, number, ranks, scratch) for number in self.numbers]
+        self.outputs = [
+            RankOutput(run, attempt, number, process.stdout)
+            for number, process in zip(self.numbers, self.processes, strict=True)
+            if process.stdout is not None
+        ]
+        self.exits: dict[int, RankExit] = {}
+        self.kill_at: float | None = None
+        self.stopping = False
+        self.killed = False
+        self.hung: str | None = None  # what the ranks did when no step was made any more
+        self.moved = time.monotonic()  # when the last step was made
+        self.seen: float | None = None
+        self.due: dict[str, float] = {}
+
+    @property
+    def numbers(self) -> range:
+        """The ranks of this node."""
+        return range(self.ranks.first, self.ranks.first + self.ranks.workers)
+
+    def to_the_end(self, asked_to_stop: Callable[[], str | None]) -> list[RankExit]:
+        """Watches until all have ended; in the order in which they did."""
+        while len(self.exits) < len(self.processes):
+            now = time.monotonic()
+            self.collect(now)
+            if not self.stopping and (reason := asked_to_stop()):
+                log.info("stopping the ranks: %s", reason)
+                self.stopping = True
+                self.stop(reason, now)
+            if self.kill_at is not None and now > self.kill_at:
+                self.killed = True
+                self.kill()
+            if self._every("memory", _SAMPLE_SECONDS, now):
+                self.memory.sample(self.alive())
+            if self._every("ship", _SHIP_SECONDS, now):
+                quietly(self.ship)
+            if self._every("beat", self.ranks.heartbeat_seconds, now) and self.ranks.node == 0:
+                quietly(self.beat)
+                self.look_for_progress(now)
+            time.sleep(_TICK)
+        return list(self.exits.values())
+
+    def collect(self, now: float) -> None:
+        """Notes the ranks that have ended."""
+        for number, process in zip(self.numbers, self.processes, strict=True):
+            if number in self.exits or process.poll() is None:
+                continue
+            self.exits[number] = self._exit(number, process)
+            if process.returncode not in (0, REQUEUE):
+                self._kill_by(now + _SETTLE_SECONDS)
+
+    def stop(self, reason: str, now: float) -> None:
+        """Asks the ranks to stop, with the time that the reason leaves them."""
+        if reason == HANG:
+            self.dump()
+            return
+        grace = {DELETED: 0.0, PEERS: _SETTLE_SECONDS}.get(reason, self.ranks.grace_seconds)
+        self._kill_by(now + grace)
+        for process in self.processes:
+            send(process, signal.SIGTERM)
+
+    def look_for_progress(self, now: float) -> None:
+        """Finds a run that makes no step, and makes its ranks say where they are."""
+        with contextlib.suppress(FileNotFoundError):
+            changed = (self.scratch / "progress.json").stat().st_mtime
+            if changed != self.seen:
+                self.seen, self.moved = changed, now
+        limit = self.ranks.hang_seconds
+        if limit is not None and now - self.moved > limit and self.hung is None:
+            why = f"no step for {now - self.moved:.0f} s"
+            body = json.dumps({"time": time.time(), "reason": why}).encode()
+            quietly(lambda: self.run.record.put(hang_key(self.attempt), body))
+            self.dump(why)
+            if self.ranks.nodes > 1:  # the ranks of other nodes are to be asked as they stand
+                self.kill_at = time.monotonic() + _PEERS_SECONDS
+
+    def dump(self, why: str = "") -> None:
+        """Every rank's Python stacks into its log; then they are killed."""
+        if self.hung is not None:
+            return
+        found = [why] if why else []
+        silent = stacks.ask(self.alive())
+        time.sleep(_DUMP_SECONDS)
+        for number, process in zip(self.numbers, self.processes, strict=True):
+            if process.pid in silent:
+                found.append(f"rank {number} {silent[process.pid]}")
+        places = {
+            number: place
+            for number, output in zip(self.numbers, self.outputs, strict=True)
+            if (place := stacks.summary(output.tail()))
+        }
+        if places and not silent:
+            # The others wait for it where they all are.
+            odd = min(places, key=lambda number: Counter(places.values())[places[number]])
+            found.append(f"rank {odd} {places[odd]}")
+        self.hung = "; ".join(found)
+        log.warning("%s; the stacks of all ranks are in their logs", self.hung)
+        self.kill_at = time.monotonic()
+
+    def alive(self) -> list[int]:
+        """The process ids of the ranks that have not ended."""
+        return [process.pid for process in self.processes if process.returncode is None]
+
+    def kill(self) -> None:
+        """Ends every rank and all it started."""
+        for process in self.processes:
+            send(process, signal.SIGKILL)
+            process.wait()
+
+    def ship(self, *, all_of_it: bool = False) -> None:
+        """Writes what has come from every rank."""
+        for output in self.outputs:
+            output.ship(all_of_it=all_of_it)
+
+    def beat(self) -> None:
+        """The sign of life, with what rank 0 said last."""
+        heartbeat(self.run, self.attempt, "running", read_progress(self.scratch))
+
+    def finish(self, *, deleted: bool) -> None:
+        """The last lines, and the last sign of life."""
+        for output in self.outputs:
+            output.finish()
+        if not deleted:
+            quietly(lambda: self.ship(all_of_it=True))
+            if self.ranks.node == 0:
+                quietly(self.beat)
+
+    def _kill_by(self, moment: float) -> None:
+        self.kill_at = min(self.kill_at or float("inf"), moment)
+
+    def _every(self, what: str, seconds: float, now: float) -> bool:
+        if now < self.due.get(what, 0.0):
+            return False
+        self.due[what] = now + seconds
+        return True
+
+    def _exit(self, number: int, process: "subprocess.Popen[bytes]") -> RankExit:
+        """How a rank ended, with what it said itself where it could."""
+        code = process.returncode
+        # TERM is a request that a rank may be too far gone to have understood.
+        torn_down = code < 0 and (self.killed or (self.stopping and code == -signal.SIGTERM))
+        if self.hung is not None:
+            return RankExit(number, code, FailureClass.HANG, self.hung, torn_down)
+        try:
+            said = json.loads((self.scratch / f"failure-{number}.json").read_text())
+        except FileNotFoundError:
+            if code == -signal.SIGKILL and not torn_down:
+                verdict = self.memory.verdict(process.pid)
+                if verdict is not None:
+                    reason = f"rank {number} {verdict.reason}"
+                    return RankExit(number, code, FailureClass.OUT_OF_MEMORY, reason)
+            return RankExit(number, code, torn_down=torn_down)
+        failure = FailureClass(said["class"]) if said["class"] else None
+        return RankExit(number, code, failure, said["reason"], torn_down)
 
 
-def ship_all(outputs: list[RankOutput], *, all_of_it: bool = False) -> None:
-    """Writes what has come from every rank."""
-    for output in outputs:
-        output.ship(all_of_it=all_of_it)
+def hang_key(attempt: int) -> str:
+    """Where node 0 says that no step is made any more."""
+    return f"attempts/{attempt:04d}/hang.json"
 
 
 def heartbeat(run: Run, attempt: int, phase: str, progress: dict[str, Any]) -> None:
@@ -182,16 +272,33 @@ def read_progress(scratch: Path) -> dict[str, Any]:
     return body
 
 
+def send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """A signal to the rank alone; KILL to all that it started as well."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if number is signal.SIGKILL:
+            os.killpg(process.pid, number)
+        elif process.poll() is None:
+            os.kill(process.pid, number)
+
+
+def quietly(action: Callable[[], object]) -> None:
+    """A store that is away must not end the ranks; it is said, and tried again."""
+    try:
+        action()
+    except IgptError as error:
+        log.warning("%s", error)
+
+
 def _start(
     run: Run, attempt: int, rank: int, ranks: Ranks, scratch: Path
-) -> subprocess.Popen[bytes]:
+) -> "subprocess.Popen[bytes]":
     environment = {
         **os.environ,
         **ranks.environment,
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks.workers),
-        "MASTER_ADDR": "127.0.0.1",
+        "LOCAL_RANK": str(rank - ranks.first),
+        "WORLD_SIZE": str(ranks.world_size),
+        "MASTER_ADDR": ranks.master_address,
         "MASTER_PORT": str(ranks.master_port),
         "IGPT_SCRATCH": str(scratch),
         "IGPT_PARENT": str(os.getpid()),
@@ -206,30 +313,3 @@ def _start(
         start_new_session=True,
         env=environment,
     )
-
-
-def _exit(rank: int, code: int, scratch: Path, *, torn_down: bool) -> RankExit:
-    """How a rank ended, with what it said itself where it could."""
-    try:
-        said = json.loads((scratch / f"failure-{rank}.json").read_text())
-    except FileNotFoundError:
-        return RankExit(rank, code, torn_down=torn_down and code < 0)
-    failure = FailureClass(said["class"]) if said["class"] else None
-    return RankExit(rank, code, failure, said["reason"])
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """To the rank alone; KILL to all that it started as well."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if number is signal.SIGKILL:
-            os.killpg(process.pid, number)
-        elif process.poll() is None:
-            os.kill(process.pid, number)
-
-
-def _quietly(action: Callable[[], object]) -> None:
-    """A store that is away must not end the ranks; it is said, and tried again."""
-    try:
-        action()
-    except IgptError as error:
-        log.warning("%s", error)

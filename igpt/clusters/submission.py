@@ -5,22 +5,66 @@ that dies in between leaves a run that `list` shows and `resume` adopts, never a
 """
 
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from igpt.clusters.base import ClusterConfig, Plan
-from igpt.clusters.files import parse_cluster
-from igpt.config import dump_yaml, load, plain, read_yaml
+import igpt
+from igpt.clusters.base import ClusterConfig, Launch, Plan
+from igpt.clusters.files import cluster_at, cluster_key
+from igpt.clusters.forecast import Forecast, forecast
+from igpt.config import dump_yaml, load, plain
 from igpt.errors import NotFound, UserError
-from igpt.jobs.base import Job, JobConfig, Preparation, find_job
-from igpt.runs import Run, Spec, create_run
+from igpt.jobs.base import Job, JobConfig, Preparation, Prepared, find_job
+from igpt.jobs.waiting import check_can_finish, deferred, dependencies, unfinished
+from igpt.runs import Run, Spec, create_run, snapshot
 from igpt.runs import events as ev
+from igpt.runs.archive import Files
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.provenance import provenance
 from igpt.runs.record import open_run
+from igpt.runs.snapshot import Snapshot
 from igpt.runs.state import RunState, Sight, Status
 from igpt.storage import Store, check_writable
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A submission that has been checked and has not been made."""
+
+    root: Store
+    cluster: ClusterConfig
+    spec: Spec
+    prepared: Prepared
+    code: Snapshot
+    files: Files
+    origin: dict[str, Any]  # the provenance
+    after: tuple[Run, ...] = ()  # unfinished runs that it has to wait for
+
+    @property
+    def run(self) -> Run:
+        """The run it would be, if no such run exists."""
+        return open_run(self.root, self.spec.id)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the user wants to see beforehand."""
+        facts = self.prepared.facts | {"code": self.code.described()}
+        if self.after:
+            facts["after"] = ", ".join(run.id for run in self.after)
+        return facts
+
+    def forecast(self) -> Forecast:
+        """What it will cost, and what will not fit."""
+        job = find_job(self.spec.job)
+        return forecast(self.root, job, self.prepared, self.cluster)
+
+    def plan(self) -> Plan:
+        """What would be started, to the letter."""
+        backend = self.cluster.backend()
+        return backend.plan(_launch_of(self.run, 1, self.code.digest, _jobs(self.after)))
 
 
 @dataclass(frozen=True)
@@ -34,7 +78,7 @@ class Submission:
     spec: Spec
 
 
-def submit(
+def propose(
     root: Store,
     job: Job,
     config: JobConfig,
@@ -43,27 +87,45 @@ def submit(
     folder: Path,
     arguments: list[str],
     name: str | None = None,
-    new: bool = False,
+    after: Sequence[Run] = (),
     dry_run: bool = False,
-) -> Submission:
-    """Checks a job and its inputs and, unless it is a dry run, starts it.
+) -> Proposal:
+    """Checks a job and its inputs; nothing is written where it is a dry run, and nothing started.
 
-    folder: where relative paths begin. arguments: the command line, for the record. Raises
-    UserError before anything is written where the input is wrong.
+    folder: where relative paths begin. arguments: the command line, for the record. after: runs
+    that have to finish first; what they make is looked at when they have. Raises UserError where
+    the input is wrong.
     """
-    prepared = job.prepare(config, Preparation(root, folder, cluster.workers, dry_run))
+    waiting = tuple(run for run in after if unfinished(run))
+    check_can_finish(waiting)
+    if waiting:
+        prepared = deferred(config, waiting, folder)
+    else:
+        prepared = job.prepare(config, Preparation(root, folder, cluster.workers, dry_run))
     spec = Spec(
         job=job.name, name=name or job.name, config=plain(prepared.config), inputs=prepared.inputs
     )
-    backend = cluster.backend()
-    if dry_run:
-        run = open_run(root, spec.id)
-        facts = dict(prepared.facts)
-        if run.record.exists("spec.yaml"):
-            facts["note"] = f"run {run.id} does this very work already, and is {status(run).state}"
-        return Submission(run, False, facts, backend.plan(run.uri), spec)
+    code, files = snapshot.take(Path(igpt.__file__).parent)
+    origin = provenance(arguments, folder) | {"code": asdict(code)}
+    return Proposal(root, cluster, spec, prepared, code, files, origin, waiting)
+
+
+def rehearse(proposal: Proposal) -> Submission:
+    """What `accept` would come to; nothing is written."""
+    run = proposal.run
+    facts = proposal.facts
+    if run.record.exists("spec.yaml"):
+        facts["note"] = f"run {run.id} does this very work already, and is {status(run).state}"
+    return Submission(run, False, facts, proposal.plan(), proposal.spec)
+
+
+def accept(proposal: Proposal, *, new: bool = False) -> Submission:
+    """Starts what was proposed, unless the same work exists already."""
+    root, cluster = proposal.root, proposal.cluster
+    cluster.backend().check()
     check_writable(root)
-    origin = json.dumps(provenance(arguments, folder), indent=1)  # before the record is begun
+    origin = json.dumps(proposal.origin, indent=1)  # before the record is begun
+    spec = proposal.spec
     run, created = create_run(
         root,
         job=spec.job,
@@ -73,11 +135,34 @@ def submit(
         new=new,
         status=status,
     )
-    plan = backend.plan(run.uri)
     if created:
         run.record.put("provenance.json", origin.encode())
-        _launch(run, cluster, 1)
-    return Submission(run, created, prepared.facts, plan, run.spec())
+        snapshot.publish(root, proposal.code, proposal.files)
+        try:
+            _launch(run, cluster, 1, code=proposal.code.digest, after=_jobs(proposal.after))
+        except UserError:
+            run.delete()  # refused: nothing was started, and nothing is left
+            raise
+    return Submission(run, created, proposal.facts, proposal.plan(), run.spec())
+
+
+def submit(
+    root: Store,
+    job: Job,
+    config: JobConfig,
+    cluster: ClusterConfig,
+    *,
+    folder: Path,
+    arguments: list[str],
+    name: str | None = None,
+    after: Sequence[Run] = (),
+    new: bool = False,
+) -> Submission:
+    """`propose` and `accept` in one."""
+    proposal = propose(
+        root, job, config, cluster, folder=folder, arguments=arguments, name=name, after=after
+    )
+    return accept(proposal, new=new)
 
 
 def resume(
@@ -86,12 +171,14 @@ def resume(
     *,
     force: bool = False,
     from_step: int | None = None,
+    new_code: bool = False,
 ) -> ClusterConfig:
     """Starts a new attempt of a run that has stopped; returns the cluster it goes on.
 
     cluster: another one than before; its workers must fit the job. force: also while the run seems
     alive; the new attempt then takes it over and the old one commits nothing more. from_step: from
     the newest checkpoint that is not beyond this step; what came after it no longer counts.
+    new_code: with the code as it is now, not with that of the submission.
     """
     now = status(run)
     if now.state is RunState.FINISHED:
@@ -111,13 +198,20 @@ def resume(
             f"run {run.id} records no cluster (its client died early)",
             mend=f"igpt-jobs resume {run.id} --cluster FILE",
         )
-    if cluster is not None:
-        spec = run.spec()
+    spec = run.spec()
+    if cluster is not None and not spec.is_deferred:
         job = find_job(spec.job)
         config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
         job.prepare(config, Preparation(run.root, Path("/"), cluster.workers, dry_run=True))
+    chosen.backend().check()
+    code = code_of(run)
+    if new_code or code is None:
+        taken, files = snapshot.take(Path(igpt.__file__).parent)
+        snapshot.publish(run.root, taken, files)
+        code = taken.digest
     attempt = max(attempt_numbers(run.record), default=0) + 1
-    _launch(run, chosen, attempt, from_step=from_step)
+    after = _jobs(other for other in dependencies(run) if unfinished(other))
+    _launch(run, chosen, attempt, code=code, after=after, from_step=from_step)
     return chosen
 
 
@@ -129,10 +223,8 @@ def cancel(run: Run) -> Status:
     attempt = max(attempt_numbers(run.record), default=0)
     run.event(ev.CANCEL_REQUESTED, writer="client", attempt=attempt)
     cluster = cluster_of(run)
-    backend = cluster.backend() if cluster else None
-    if backend is not None:
-        backend.cancel(run)
-    if now.state is RunState.STALLED and not (backend and backend.look(run).alive):
+    found = cluster.backend().cancel(run) if cluster else False
+    if not found and (now.state is RunState.STALLED or look(run).waiting):
         run.event(ev.CANCELLED, writer="client", attempt=attempt)
     return status(run)
 
@@ -151,13 +243,17 @@ def status(run: Run) -> Status:
 def cluster_of(run: Run) -> ClusterConfig | None:
     """The cluster of the newest attempt."""
     for number in reversed(attempt_numbers(run.record)):
-        key = f"attempts/{number:04d}/cluster.yaml"
         try:
-            text = run.record.get(key).decode()
+            return cluster_at(run, number)
         except NotFound:
             continue
-        return parse_cluster(read_yaml(text, f"{run.uri}/{key}"))
     return None
+
+
+def code_of(run: Run) -> str | None:
+    """The digest of the code that the run was last submitted with; None for an installed wheel."""
+    submitted = run.last_event(ev.SUBMITTED)
+    return None if submitted is None else submitted.fields.get("code")
 
 
 def describe(submission: Submission) -> dict[str, Any]:
@@ -175,10 +271,27 @@ def describe(submission: Submission) -> dict[str, Any]:
 
 
 def _launch(
-    run: Run, cluster: ClusterConfig, attempt: int, *, from_step: int | None = None
+    run: Run,
+    cluster: ClusterConfig,
+    attempt: int,
+    *,
+    code: str | None,
+    after: tuple[str, ...] = (),
+    from_step: int | None = None,
 ) -> None:
     """Intent before action: the event and the cluster are recorded, then the backend is asked."""
-    limit = {} if from_step is None else {"from_step": from_step}
-    run.event(ev.SUBMITTED, writer="client", attempt=attempt, **limit)
-    run.record.put(f"attempts/{attempt:04d}/cluster.yaml", dump_yaml(cluster).encode())
-    cluster.backend().submit(run, attempt)
+    more: dict[str, Any] = {} if from_step is None else {"from_step": from_step}
+    run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
+    run.record.put(cluster_key(attempt), dump_yaml(cluster).encode())
+    cluster.backend().submit(run, _launch_of(run, attempt, code, after))
+
+
+def _jobs(runs: Iterable[Run]) -> tuple[str, ...]:
+    """How the scheduler knows these runs, where one does."""
+    found = [run.last_event(ev.LAUNCHED) for run in runs]
+    return tuple(str(one.fields["job"]) for one in found if one and "job" in one.fields)
+
+
+def _launch_of(run: Run, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:
+    reach = {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}
+    return Launch(run.uri, attempt, code, after, reach)

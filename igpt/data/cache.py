@@ -1,4 +1,4 @@
-"""Where this machine keeps what it can make or fetch again: colour tables and shards."""
+"""Where this machine keeps what it can make or fetch again: colour tables, shards, code."""
 
 import os
 from pathlib import Path

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from igpt.config import Strict, nearest
 from igpt.errors import UserError
+from igpt.jobs.estimate import Need
 from igpt.storage import Store
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Prepared:
     config: JobConfig  # complete: what the inputs decide is filled in
     inputs: dict[str, Any] = field(default_factory=dict)  # digests of what it reads
     facts: dict[str, str] = field(default_factory=dict)  # what the user wants to see beforehand
+    need: Need | None = None  # what it takes; None where the job does not say
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.data.index import SplitName
-from igpt.errors import UserError
+from igpt.data.index import Index, SplitName
+from igpt.errors import DataCorrupt, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.estimate import (
+    Inference,
+    Need,
+    feature_bytes,
+    forward_flops,
+    inference_memory,
+    readable_bytes,
+)
 from igpt.jobs.inputs import check_palette, check_resolution, data_index
 from igpt.jobs.references import model_digest, open_reference, settle, settle_model
+from igpt.model.config import ModelConfig
 from igpt.runs import Run
+from igpt.runs.reading import read_json
 from igpt.storage import Store
 
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -64,6 +74,48 @@ def prepare(config: FeaturesConfig, preparation: Preparation) -> Prepared:
         config.model_copy(update={"model": model, "data": data}),
         inputs=inputs,
         facts={"model": model, "data": f"{open_reference(root, data).uri}: {samples:,} images"},
+        need=features_need(model_shape(root, model, index), samples, config.batch),
+    )
+
+
+def model_shape(root: Store, reference: str, index: Index) -> ModelConfig:
+    """The shape of a settled model by its config.json, for the images of `index`."""
+    folder = open_reference(root, reference)
+    config = read_json(folder, "config.json")
+    if "model" in config:
+        named, names = config["model"], ("layers", "width", "heads")
+    else:  # an exported folder; transformers' own defaults stand where it is silent
+        named = {"n_layer": 24, "n_embd": 512, "n_head": 8, **config}
+        names = ("n_layer", "n_embd", "n_head")
+    try:
+        layers, width, heads = (int(named[name]) for name in names)
+        return ModelConfig(
+            layers=layers,
+            width=width,
+            heads=heads,
+            resolution=index.resolution,
+            colors=index.colors,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataCorrupt(
+            f"{folder.uri}/config.json tells no shape of a network: {error}"
+        ) from None
+
+
+def features_need(shape: ModelConfig, samples: int, batch: int, *, networks: int = 1) -> Need:
+    """What it takes to make all layers' features of `samples` images by so many networks."""
+    size = networks * feature_bytes(shape, samples)
+    of_each = f" x {networks} networks" if networks > 1 else ""
+    return Need(
+        facts={
+            "features": f"{readable_bytes(size)}, unless they are there: {shape.layers + 1} layers "
+            f"x {shape.width} x {samples:,} images{of_each}, float16"
+        },
+        numbers={"images": samples, "layers": shape.layers + 1, "feature_bytes": size},
+        inference=Inference(
+            inference_memory(shape, cached=False), batch, networks * forward_flops(shape, samples)
+        ),
+        output_bytes=size,
     )
 
 

@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
-from igpt.jobs.features import settle_inputs
+from igpt.jobs.estimate import Inference, Need, inference_memory
+from igpt.jobs.features import model_shape, settle_inputs
+from igpt.jobs.inputs import data_index
 
 
 class GenerateConfig(JobConfig):
@@ -26,7 +28,12 @@ class GenerateConfig(JobConfig):
 
 def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
     """Settles the model and checks that the data fits it."""
-    model, data, _, inputs = settle_inputs(preparation.root, config.model, config.data, preparation)
+    root = preparation.root
+    model, data, _, inputs = settle_inputs(root, config.model, config.data, preparation)
+    index, _ = data_index(root, data)
+    drawn = config.samples + config.completions * config.completions_each
+    memory = inference_memory(model_shape(root, model, index), cached=True)
+    at_once = min(config.batch, max(config.samples, config.completions))
     return Prepared(
         config.model_copy(update={"model": model, "data": data}),
         inputs=inputs,
@@ -35,6 +42,7 @@ def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
             "draws": f"{config.samples} samples, "
             f"{config.completions} x {config.completions_each} completions",
         },
+        need=Need(numbers={"images": drawn}, inference=Inference(memory, at_once)),
     )
 
 

@@ -5,8 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from igpt.config import Strict, nearest
+from igpt.data import Index
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.estimate import Need, Training
 from igpt.jobs.inputs import check_palette, check_resolution, check_rows, data_index
 from igpt.jobs.references import settle
 from igpt.model.config import PRESETS, ModelConfig
@@ -86,17 +88,26 @@ def prepare(config: PretrainConfig, preparation: Preparation) -> Prepared:
     steps, batch = config.schedule.steps, config.batch.global_
     samples = index.split("train").samples
     warmup_steps(config.schedule, samples=samples, global_batch=batch)
-    tokens = steps * batch * shape.positions
+    training = Training(shape, settled, samples, _validation_images(settled, index), config.device)
     return Prepared(
         settled,
         inputs={"data": digest},
         facts={
             "model": f"{shape.layers} layers x {shape.width}, {shape.parameters():,} parameters",
             "data": f"{data}: {samples:,} images of {shape.resolution}x{shape.resolution}",
-            "work": f"{steps:,} steps of {batch} images = {steps * batch / samples:.1f} epochs, "
-            f"{tokens:,} tokens, {tokens * shape.training_flops_per_token():.2g} FLOPs",
+            "work": f"{steps:,} steps of {batch} images = {training.images:,} images, "
+            f"{training.images / samples:,.1f} epochs, {training.tokens:,} tokens, "
+            f"{training.flops:.2g} FLOPs",
         },
+        need=Need(training=training),
     )
+
+
+def _validation_images(config: PretrainConfig, index: Index) -> int:
+    """The images of one validation; none where the data holds none out."""
+    wanted = config.validation.samples
+    available = index.splits["validation"].samples if "validation" in index.splits else 0
+    return available if wanted == "all" else min(wanted, available)
 
 
 JOB = Job(

@@ -6,8 +6,10 @@ from pydantic import Field
 
 from igpt.data import check_claim, check_source, open_source, shard_options
 from igpt.data.preprocessing import Filter
+from igpt.data.shard_format import geometry
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.estimate import Need, readable_bytes
 from igpt.jobs.references import open_reference, settle
 from igpt.storage import check_writable
 
@@ -75,6 +77,9 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
     check_claim(place, shard_options(**config.options()), source.digest)
     if not preparation.dry_run:
         check_writable(place)
+    # How many of the images are for training shows when they are shared out; all is the most.
+    samples = len(source) * config.crops
+    size = samples * geometry(config.resolution**2)[0]
     return Prepared(
         config.model_copy(update={"source": source_uri, "output": output, "palette": palette}),
         inputs={"source": source.digest},
@@ -82,6 +87,12 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
             "images": f"{len(source):,} in {len(source.classes)} classes",
             "output": f"{output}, {config.resolution}x{config.resolution}",
         },
+        need=Need(
+            facts={"shards": f"at most {readable_bytes(size)}: {samples:,} samples"},
+            numbers={"images": len(source), "samples": samples, "shard_bytes": size},
+            output_bytes=size,
+            output=output,
+        ),
     )
 
 

@@ -24,9 +24,11 @@ from types import FrameType
 
 from igpt.config import load
 from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.jobs import stacks
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Context, RunSink, Stopped, write_beside
 from igpt.jobs.references import newest_checkpoint
+from igpt.jobs.waiting import settle_inputs
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim, read_claim, superseded
@@ -63,6 +65,7 @@ def main(run_uri: str, attempt: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     stop = StopFlag()
     stop.install()
+    stacks.install()
     _end_with_parent()
     rank = int(os.environ.get("RANK", "0"))
     scratch = Path(os.environ["IGPT_SCRATCH"]) if "IGPT_SCRATCH" in os.environ else None
@@ -106,11 +109,13 @@ def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
 def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
     root_uri, _, identifier = run_uri.rpartition("/runs/")
     run = open_run(open_store(root_uri), identifier)
-    spec = run.spec()
-    job = find_job(spec.job)
-    config = load(job.config, json.dumps(spec.config), f"{run_uri}/spec.yaml, config")
+    job = find_job(run.spec().job)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if rank == 0:
+        settle_inputs(run, job, world_size)
     owned = _claim(run, attempt, world_size) if rank == 0 else _await_claim(run, attempt)
+    spec = run.spec()
+    config = load(job.config, json.dumps(spec.config), f"{run_uri}/spec.yaml, config")
     context = Context(
         run=run,
         claim=owned,

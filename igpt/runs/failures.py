@@ -1,5 +1,6 @@
 """Why an attempt ended, and what happens next. Pure: the supervisors of all backends ask here."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ class FailureClass(StrEnum):
     """The classes of failure, each with its own budget of retries."""
 
     PREEMPTED = "preempted"
+    TIMEOUT = "timeout"
     NODE = "node"
     OUT_OF_MEMORY = "out-of-memory"
+    HANG = "hang"
     STORAGE = "storage"
     CORRUPT = "corrupt"
     CRASH = "crash"
@@ -31,6 +34,7 @@ class RetryBudget(Strict):
 
     node: int = Field(default=5, ge=0, description="a rank killed by a signal, or a lost machine")
     out_of_memory: int = Field(default=1, ge=0, description="a worker ran out of memory")
+    hang: int = Field(default=2, ge=0, description="no step for hang_seconds")
     storage: int = Field(default=5, ge=0, description="the store was away or full")
     crash: int = Field(default=1, ge=0, description="an exception in a worker")
 
@@ -38,8 +42,8 @@ class RetryBudget(Strict):
         """The budget of a class; None is without limit. What cannot pass is never retried."""
         if failure in (FailureClass.USER_ERROR, FailureClass.CORRUPT):
             return 0  # the same again would end the same
-        if failure is FailureClass.PREEMPTED:
-            return None
+        if failure in (FailureClass.PREEMPTED, FailureClass.TIMEOUT):
+            return None  # the work is saved, and goes on from there
         value: int = getattr(self, failure.value.replace("-", "_"))
         return value
 
@@ -68,7 +72,8 @@ def classify(exits: Iterable[RankExit]) -> Verdict:
     """The verdict over an attempt from its ranks' exits, in the order in which they happened.
 
     A rank that was killed from outside is the cause, before one that named its failure (its peers
-    only saw it go), before any other. What we tore down ourselves is a consequence.
+    only saw it go), before any other. What we tore down ourselves is a consequence; so is a TERM,
+    which a scheduler sends to all ranks when one has ended.
     """
     ended = list(exits)
     if all(one.code == 0 for one in ended):
@@ -79,9 +84,13 @@ def classify(exits: Iterable[RankExit]) -> Verdict:
     if not bad:
         return Verdict("stopped", FailureClass.PREEMPTED, "asked to stop; checkpoint committed")
     of_themselves = [one for one in bad if not one.torn_down] or bad
-    cause = next((one for one in of_themselves if one.code < 0), None) or next(
+    killed = (one for one in of_themselves if one.code < 0 and one.code != -signal.SIGTERM)
+    cause = next(killed, None) or next(
         (one for one in of_themselves if one.failure), of_themselves[0]
     )
+    if cause.failure is FailureClass.HANG:  # each node says what it saw
+        seen = [one.reason for one in bad if one.failure is FailureClass.HANG and one.reason]
+        return Verdict("failed", cause.failure, "; ".join(dict.fromkeys(seen)))
     return Verdict("failed", cause.failure or _by_code(cause.code), _reason(cause))
 
 
@@ -97,6 +106,8 @@ def _by_code(code: int) -> FailureClass:
 
 
 def _reason(cause: RankExit) -> str:
+    if cause.code < 0 and cause.reason:
+        return cause.reason
     if cause.torn_down:
         return f"rank {cause.rank} did not stop within its grace and was killed"
     if cause.code < 0:

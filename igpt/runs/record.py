@@ -25,6 +25,9 @@ from igpt.storage import Store
 
 FORMAT = 1
 
+#: What a run that had to wait for others found when its turn came; it completes the spec.
+SETTLED = "settled.json"
+
 
 class Spec(Strict):
     """What a run does: written once, before anything starts."""
@@ -40,6 +43,11 @@ class Spec(Strict):
     def digest(self) -> str:
         """Identifies the work, whoever submits it."""
         return work_digest(self.job, self.config, self.inputs)
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether it was submitted before what it reads existed."""
+        return "after" in self.inputs
 
     @property
     def id(self) -> str:
@@ -63,7 +71,9 @@ class Run:
 
     def spec(self) -> Spec:
         """What the run does. Raises NotFound where there is no such run."""
-        return load(Spec, self.record.get("spec.yaml").decode(), f"{self.uri}/spec.yaml")
+        spec = load(Spec, self.record.get("spec.yaml").decode(), f"{self.uri}/spec.yaml")
+        settled = self._json(SETTLED) if spec.is_deferred else None
+        return spec.model_copy(update=settled) if settled else spec
 
     def events(self, kinds: Collection[str] | None = None) -> list[Event]:
         """What happened, oldest first; `kinds` reads only these. No event is read twice."""

@@ -4,16 +4,20 @@ Subjects: the trained network, the same network untrained, raw pixels. A trial o
 layer of one subject, with every L2 strength, label budget and seed inside it.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from igpt.config import Strict
+from igpt.data import Index
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
-from igpt.jobs.features import SPLITS, settle_inputs
+from igpt.jobs.estimate import Need
+from igpt.jobs.features import SPLITS, features_need, model_shape, settle_inputs
 from igpt.jobs.inputs import data_index
 from igpt.jobs.references import layer_count
+from igpt.model.config import ModelConfig
 
 Subject = Literal["trained", "untrained", "raw pixels"]
 Budget = int | Literal["all"]
@@ -99,7 +103,28 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
         "data": data,
         "fits": f"{len(config.l2)} L2 x {_budgets(config)} x {len(config.seeds)} seeds a layer",
     }
-    return Prepared(config.model_copy(update={"model": model, "data": data}), inputs, facts)
+    settled = config.model_copy(update={"model": model, "data": data})
+    need = _need(config, model_shape(root, model, index), index)
+    return Prepared(settled, inputs, facts, need)
+
+
+def _need(config: ProbeConfig, shape: ModelConfig, index: Index) -> Need:
+    """The features of the networks, and the fits of every layer of every subject."""
+    networks = sum(subject != "raw pixels" for subject in config.subjects)
+    layers = shape.layers + 1 if config.layers == "all" else len(config.layers)
+    trials = networks * layers + (len(config.subjects) - networks)
+    subsets = sum(1 if size == "all" else len(config.seeds) for size in config.budgets)
+    # All labels are fitted once more with those of the validation split, at the chosen strength.
+    fits = trials * (subsets * len(config.l2) + ("all" in config.budgets))
+    parts = [f"{layers} layers of {networks} networks"] if networks else []
+    parts += ["raw pixels"] if networks < len(config.subjects) else []
+    facts = {"trials": f"{trials}, {' and '.join(parts)}: {fits:,} fits"}
+    numbers = {"trials": trials, "layers": layers, "budgets": list(config.budgets), "fits": fits}
+    if not networks:
+        return Need(facts, numbers)
+    samples = sum(index.splits[split].samples for split in SPLITS)
+    features = features_need(shape, samples, config.batch, networks=networks)
+    return replace(features, facts=facts | features.facts, numbers=features.numbers | numbers)
 
 
 def _budgets(config: ProbeConfig) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from igpt.clusters import load_cluster
-from igpt.config import plain
+from igpt.config import parse, plain, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs import find_job, job_names
 from igpt.jobs.recipes import NOUNS, find_recipe, packaged, recipe_names, write_recipes
@@ -22,14 +22,12 @@ JOBS = [("jobs", name) for name in ("features", "generate", "pretrain", "shard")
 def test_every_shipped_recipe_is_known_to_these_tests(tmp_path: Path) -> None:
     assert [("jobs", name) for name in recipe_names("jobs", tmp_path)] == JOBS
     assert recipe_names("sweeps", tmp_path) == ["probe"]
-    assert recipe_names("clusters", tmp_path) == ["local"]
+    assert recipe_names("clusters", tmp_path) == ["local", "slurm"]
     assert job_names() == ["features", "generate", "pretrain", "probe", "shard"]
 
 
 @pytest.mark.parametrize(("noun", "name"), [*JOBS, ("sweeps", "probe")])
 def test_a_recipe_writes_out_every_key_with_its_default(noun: str, name: str) -> None:
-    from igpt.config import parse, read_yaml_file
-
     document = read_yaml_file(packaged(noun) / f"{name}.yaml")
     written = plain(parse(find_job(name).config, document))
 
@@ -45,6 +43,16 @@ def test_the_local_cluster_is_its_defaults_written_out(tmp_path: Path) -> None:
     from igpt.clusters.local import LocalCluster
 
     assert load_cluster("local", tmp_path) == LocalCluster()
+
+
+def test_the_slurm_cluster_names_every_field_and_changes_only_sizes(tmp_path: Path) -> None:
+    from igpt.clusters.slurm.config import SlurmCluster
+
+    document = read_yaml_file(packaged("clusters") / "slurm.yaml")
+    assert set(document.data) == set(SlurmCluster.model_fields)
+    shipped = load_cluster("slurm", tmp_path)
+    sizes = {"workers": 8, "gpus_per_node": 8}
+    assert shipped == SlurmCluster.model_validate(sizes)
 
 
 def test_a_recipe_here_goes_before_the_packaged_one(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def test_no_secret_gets_into_the_provenance(
 
 
 def test_the_code_is_recorded_as_commit_and_difference(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "tree"
+    tmp_path.mkdir()
+
     def git(*arguments: str) -> None:
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
 

@@ -1,0 +1,135 @@
+"""How an attempt ended, written into the record, and whether another follows.
+
+The same on every kind of cluster: the local supervisor and the last lines of a Slurm job ask here.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from igpt.clusters.notify import Message, NotifyConfig, State, notify
+from igpt.errors import IgptError, Unreachable
+from igpt.runs import Run
+from igpt.runs import events as ev
+from igpt.runs.attempts import superseded
+from igpt.runs.failures import FailureClass, RetryBudget, Verdict, may_retry
+from igpt.runs.state import cancel_requested, failures_since_launch
+
+log = logging.getLogger("igpt")
+
+#: A store that is away for this long ends whoever looks after a run, and the run stalls.
+PATIENCE_SECONDS = 3600.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was recorded of an attempt's end. `again`: another attempt is to follow."""
+
+    kind: str  # the event: finished, failed, preempted, cancelled, superseded
+    again: bool = False
+    pause: float = 0.0  # seconds to wait before the next attempt
+
+
+def insist(action: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
+    """What the action returns, as soon as the store can be reached again."""
+    deadline = time.monotonic() + patience
+    pause = 0.5
+    while True:
+        try:
+            return action()
+        except Unreachable as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s", error)
+            time.sleep(pause)
+            pause = min(30.0, 2 * pause)
+
+
+def settle(
+    run: Run,
+    attempt: int,
+    verdict: Verdict,
+    budget: RetryBudget,
+    notice: NotifyConfig,
+    *,
+    final: bool = False,
+) -> Settled:
+    """Records how an attempt ended, tells whom it concerns, says whether another is to follow.
+
+    final: there cannot be another, whatever the budget says.
+    """
+    log.info("attempt %d: %s %s", attempt, verdict.outcome, verdict.reason)
+    if not insist(partial(run.record.exists, "spec.yaml")):
+        return Settled(ev.CANCELLED)
+    settled = _record(run, attempt, verdict, budget, final=final)
+    told: dict[str, State] = {
+        ev.FINISHED: "finished",
+        ev.CANCELLED: "cancelled",
+        ev.PREEMPTED: "requeued" if settled.again else "preempted",
+        ev.FAILED: "requeued" if settled.again else "failed",
+    }
+    if settled.kind in told:
+        tell(run, attempt, notice, told[settled.kind], verdict.reason)
+    return settled
+
+
+def tell(run: Run, attempt: int, notice: NotifyConfig, state: State, reason: str = "") -> None:
+    """Tells whom the cluster file names of a change of state; what goes wrong is only logged."""
+    if state not in notice.on or not (notice.command or notice.webhook):
+        return
+    try:
+        beat = run.heartbeat()
+    except IgptError as error:
+        log.warning("%s", error)
+        beat = None
+    progress = beat.progress if beat else {}
+    message = Message(
+        run=run.id,
+        uri=run.uri,
+        state=state,
+        time=time.time(),
+        host=platform.node(),
+        reason=reason,
+        next=f"igpt-jobs status {run.id}",
+        attempt=attempt,
+        step=progress.get("done"),
+        total=progress.get("total"),
+        loss=progress.get("loss"),
+    )
+    for problem in notify(notice, message):
+        log.warning("%s", problem)
+
+
+def _record(
+    run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, *, final: bool
+) -> Settled:
+
+    def note(kind: str, **fields: Any) -> None:
+        record = partial(run.event, kind, writer="supervisor", attempt=attempt)
+        insist(partial(record, reason=verdict.reason, **fields))
+
+    if verdict.outcome == "finished":
+        return Settled(ev.FINISHED)
+    # Before all else: whatever became of it, an attempt that a newer one has overtaken is over.
+    if verdict.outcome == "superseded" or insist(partial(superseded, run.record, attempt)):
+        note(ev.SUPERSEDED)
+        return Settled(ev.SUPERSEDED)
+    if cancel_requested(insist(partial(run.events, ev.LIFE))):
+        note(ev.CANCELLED)
+        return Settled(ev.CANCELLED)
+    if verdict.outcome == "stopped":
+        failure = verdict.failure or FailureClass.PREEMPTED
+        note(ev.PREEMPTED, **{"class": failure.value})
+        return Settled(ev.PREEMPTED, again=not final, pause=1.0)
+    failure = verdict.failure or FailureClass.CRASH
+    before = failures_since_launch(insist(partial(run.events, ev.LIFE)))
+    history = [FailureClass(one) for one in before] + [failure]
+    again = may_retry(failure, history, budget) and not final
+    note(ev.FAILED, **{"class": failure.value, "final": not again})
+    return Settled(ev.FAILED, again, min(30.0, 0.25 * 2 ** history.count(failure)))

@@ -1,0 +1,80 @@
+"""What is asked of whoever looks after an attempt: by signal at once, by the record now and then.
+
+To cancel is a word in the record, so that it works from any machine. TERM, INT and, where the
+cluster sends it, USR2 mean that this machine or this job is about to end: save, and go on later.
+USR1 means: look at the record now.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Collection
+from types import FrameType
+
+from igpt.clusters.node import DELETED, HANG, PEERS, hang_key
+from igpt.errors import IgptError
+from igpt.runs import Run
+from igpt.runs import events as ev
+from igpt.runs.attempts import superseded
+from igpt.runs.state import cancel_requested
+
+log = logging.getLogger("igpt")
+
+
+class Requests:
+    """The requests of one attempt at a time.
+
+    seconds: from one look at the record to the next. peers: names of objects in the attempt's
+    folder that say, by being there, that the ranks of another node have ended badly.
+    """
+
+    def __init__(self, run: Run, seconds: float, *, peers: Collection[str] = ()) -> None:
+        self._run = run
+        self._seconds = seconds
+        self._peers = peers
+        self._looked = -math.inf  # the first look is at once: much may have been asked before us
+        self._woken = False
+        self._fenced: int | None = None
+        self._found: str | None = None  # what the record says, that leaves no time to save
+        self.terminating = False
+        self.cancelling = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._terminate)
+        signal.signal(signal.SIGUSR1, self._wake)
+
+    def of(self, attempt: int) -> str | None:
+        """Why the attempt should stop, if it should."""
+        if time.monotonic() - self._looked > self._seconds or self._woken:
+            self._looked, self._woken = time.monotonic(), False
+            try:
+                self._look(attempt)
+            except IgptError as error:
+                log.warning("%s", error)
+        if self._found is not None:
+            return self._found
+        if self._fenced == attempt:
+            return "a newer attempt owns the run"
+        if self.cancelling:
+            return "cancelled"
+        return "terminating" if self.terminating else None
+
+    def _look(self, attempt: int) -> None:
+        record = self._run.record
+        self.cancelling = cancel_requested(self._run.events(ev.LIFE))
+        if not record.exists("spec.yaml"):
+            self._found = DELETED
+        elif self._peers:
+            names = set(record.children(f"attempts/{attempt:04d}"))
+            if names & set(self._peers):
+                self._found = PEERS
+            elif hang_key(attempt).rpartition("/")[2] in names:
+                self._found = HANG
+        if superseded(record, attempt):
+            self._fenced = attempt
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.terminating = True
+
+    def _wake(self, number: int, frame: FrameType | None) -> None:
+        self._woken = True

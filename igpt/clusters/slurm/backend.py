@@ -1,0 +1,149 @@
+"""Submits runs to Slurm, looks at them there, cancels them.
+
+The job's name is the run's, its working directory the run's folder: so a job whose client died
+before it could record the id is found again, and never submitted twice.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from igpt.clusters.base import Launch, Plan
+from igpt.clusters.slurm import client
+from igpt.clusters.slurm.client import QueuedJob, Slurm
+from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.place import job_folder, make
+from igpt.errors import IgptError, NotFound
+from igpt.runs import Run, snapshot
+from igpt.runs import events as ev
+from igpt.runs.attempts import attempt_numbers
+from igpt.runs.reading import read_json
+from igpt.runs.state import Sight
+
+#: One for all runs that this process asks about.
+SLURM = Slurm()
+
+
+class SlurmBackend:
+    """A job of Slurm is a run; Slurm itself looks after it."""
+
+    def __init__(self, cluster: SlurmCluster) -> None:
+        self.cluster = cluster
+
+    def plan(self, launch: Launch) -> Plan:
+        """The sbatch script."""
+        from igpt.clusters.slurm.script import executor, node_command  # which import submitit
+
+        cluster = self.cluster
+        gpus = f", {cluster.gpus_per_node} GPUs a node" if cluster.gpus_per_node else ""
+        facts = {
+            "cluster": f"slurm: {cluster.nodes} nodes x {cluster.workers_per_node} workers x "
+            f"{cluster.cpus_per_worker} cores{gpus}, {cluster.time} an attempt",
+            "folder": str(job_folder(cluster, launch.run_uri)),
+        }
+        if doubt := doubtful_folder(cluster.shared_folder()):
+            facts["note"] = doubt
+        return Plan(facts, executor(cluster, launch).text(node_command(cluster, launch)))
+
+    def check(self) -> None:
+        """Raises where this is no login node, or the shared folder cannot be written."""
+        client.check_login_node()
+        make(self.cluster.shared_folder())
+
+    def submit(self, run: Run, launch: Launch) -> dict[str, Any]:
+        """Submits the job and records its id."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        from igpt.clusters.slurm.script import executor, node_command
+
+        self.check()
+        folder = job_folder(self.cluster, run.uri)
+        make(folder)
+        if launch.code is not None:
+            snapshot.unpack(run.root, launch.code, self.cluster.shared_folder() / "code")
+        try:
+            job = executor(self.cluster, launch).submit_command(node_command(self.cluster, launch))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            job = self._despite(run, client.rejected(str(error)))
+        write_job(run, launch.attempt, job, restarts=0)
+        launched = {"job": job, "folder": str(folder)}
+        run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **launched)
+        return launched
+
+    def look(self, run: Run) -> Sight:
+        """What Slurm says of the run's job: its queue first, then its memory."""
+        queue = SLURM.queue()
+        job = recorded_job(run)
+        if queue is None:
+            return Sight(None, reason="Slurm cannot be asked from here")
+        found = queue.get(job) if job else self._unrecorded(run)
+        if found is not None:
+            return Sight(True, found.waiting, found.described)
+        if job is None:
+            return Sight(None)
+        ended = SLURM.ended(job) or f"Slurm job {job} is in no queue any more"
+        return Sight(False, reason=ended)
+
+    def cancel(self, run: Run) -> bool:
+        """A waiting job is taken out of the queue; a running one looks at its record now."""
+        queue = SLURM.queue() or {}
+        job = recorded_job(run)
+        found = queue.get(job) if job else self._unrecorded(run)
+        if found is None:
+            return False
+        if found.waiting:
+            client.tell("scancel", found.job)
+            SLURM.forget()
+            return False
+        client.tell("scancel", "--signal=USR1", found.job)
+        return True
+
+    def _unrecorded(self, run: Run) -> QueuedJob | None:
+        """A job of this run whose client died before it could record the id."""
+        return SLURM.find(run.id, str(job_folder(self.cluster, run.uri)))
+
+    def _despite(self, run: Run, error: IgptError) -> str:
+        """The job that sbatch submitted although its answer was lost; else raises the error."""
+        SLURM.forget()
+        found = self._unrecorded(run)
+        if found is None:
+            raise error
+        return found.job
+
+
+def job_key(attempt: int) -> str:
+    """Where the job of an attempt is recorded: exclusively, so that no two work on it."""
+    return f"attempts/{attempt:04d}/job.json"
+
+
+def write_job(run: Run, attempt: int, job: str, *, restarts: int) -> bool:
+    """Records which job, started for which time, is to work on an attempt; False where one is."""
+    body = json.dumps({"job": job, "restarts": restarts}).encode()
+    return run.record.create(job_key(attempt), body)
+
+
+def read_job(run: Run, attempt: int) -> dict[str, Any] | None:
+    """The job of an attempt, `{"job": id, "restarts": number}`; None where none is recorded."""
+    try:
+        return read_json(run.record, job_key(attempt))
+    except NotFound:
+        return None
+
+
+def recorded_job(run: Run) -> str | None:
+    """The id of the newest attempt's job."""
+    numbers = attempt_numbers(run.record)
+    found = read_job(run, numbers[-1]) if numbers else None
+    return None if found is None else str(found["job"])
+
+
+def doubtful_folder(folder: Path) -> str | None:
+    """A doubt whether the nodes see a folder; they must, and only they can tell for sure."""
+    places = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 nothing is written there
+    local = [place for place in places if folder.is_relative_to(place)]
+    if local:
+        return f"{folder} is below {local[0]}, which nodes seldom share: set `folder`"
+    if shutil.which("sbatch") is None:
+        return "this machine has no sbatch; submit from the cluster's login node"
+    return None

@@ -1,0 +1,137 @@
+"""What a Slurm cluster file says: each field is a flag of sbatch, or says how the job behaves."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from igpt.clusters.base import Backend, ClusterConfig, Limits
+from igpt.clusters.notify import NotifyConfig
+from igpt.runs.failures import RetryBudget
+
+#: Flags that are ours to set; `sbatch:` may not name them.
+_OURS = frozenset(
+    (
+        *("job-name", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "signal"),
+        *("requeue", "no-requeue", "output", "error", "open-mode", "dependency", "chdir"),
+        *("kill-on-invalid-dep", "array", "wrap", "parsable", "wait"),
+    )
+)
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+
+
+class SlurmCluster(ClusterConfig):
+    """Configuration of a Slurm cluster."""
+
+    kind: Literal["slurm"] = "slurm"
+    workers: int = Field(default=1, ge=1, description="processes that share each batch, in all")
+    nodes: int = Field(default=1, ge=1, description="machines; they share the workers evenly")
+    cpus_per_worker: int = Field(default=4, ge=1, description="cores of each worker")
+    gpus_per_node: int | str | None = Field(default=None, description="e.g. 8 or a100:8")
+    mem: str | None = Field(default=None, description="memory of a node, e.g. 64G; 0 is all of it")
+    time: str = Field(default="24:00:00", description="limit of one attempt, as sbatch takes it")
+    folder: str = Field(
+        default="~/.igpt-jobs/slurm", description="shared by the login node and all nodes"
+    )
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    licenses: str | None = None
+    wckey: str | None = None
+    comment: str | None = None
+    exclusive: bool = Field(default=False, description="no other job on the nodes")
+    mail_user: str | None = None
+    mail_type: str | None = Field(default=None, description="e.g. END,FAIL,REQUEUE")
+    sbatch: dict[str, str | int | Literal[True]] = Field(
+        default_factory=dict, description="any other flag of sbatch, without its dashes"
+    )
+    srun_args: list[str] = Field(
+        default_factory=list, description="further arguments of srun, e.g. a container's"
+    )
+    setup: list[str] = Field(
+        default_factory=list, description="shell lines before the ranks start, e.g. module load"
+    )
+    python: str | None = Field(
+        default=None, description="command that runs Python on the nodes; null: the client's own"
+    )
+    network_interface: str | None = Field(
+        default=None, description="between nodes; null: the one that leads to the first node"
+    )
+    grace_seconds: int = Field(
+        default=180, ge=10, description="before the time limit, for a last checkpoint"
+    )
+    heartbeat_seconds: float = Field(
+        default=15.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
+    )
+    hang_seconds: float | None = Field(
+        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
+    )
+    retries: RetryBudget = Field(default_factory=RetryBudget)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
+
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        seconds_of(value)
+        return value
+
+    @field_validator("sbatch")
+    @classmethod
+    def _is_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        ours = sorted(key for key in value if key.lstrip("-").replace("_", "-") in _OURS)
+        if ours:
+            raise ValueError(f"{', '.join(ours)}: set by a field of its own, or by igpt-jobs")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.workers % self.nodes:
+            raise ValueError(f"{self.workers} workers do not share {self.nodes} nodes evenly")
+        if self.grace_seconds + 60 > seconds_of(self.time):
+            raise ValueError(
+                f"the grace of {self.grace_seconds} s leaves nothing of the time limit {self.time}"
+            )
+        return self
+
+    @property
+    def workers_per_node(self) -> int:
+        """Ranks on each node."""
+        return self.workers // self.nodes
+
+    def shared_folder(self) -> Path:
+        """Where scripts, Slurm's own output and the code of submissions are kept."""
+        return Path(self.folder).expanduser().absolute()
+
+    def backend(self) -> Backend:
+        """The Slurm backend."""
+        from igpt.clusters.slurm.backend import SlurmBackend  # which knows this class
+
+        return SlurmBackend(self)
+
+    def limits(self) -> Limits:
+        """Its grace, its time limit and the device that the file names."""
+        return Limits(self.grace_seconds, self.device, float(seconds_of(self.time)))
+
+
+def seconds_of(time: str) -> int:
+    """Seconds of a time as sbatch takes it. Raises ValueError.
+
+    M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+    """
+    match = _TIME.fullmatch(time)
+    if match is None:
+        raise ValueError(f"{time!r} is no time limit, such as 90, 24:00:00 or 2-12:00:00")
+    parts = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, minutes, seconds = 0, *[*parts, 0][:2]
+    return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds

@@ -1,0 +1,133 @@
+"""The sbatch script of a run, written by submitit: what --dry-run shows is what is submitted.
+
+The ranks' parent is called by its module and not through submitit's pickle: a pickle is moved into
+place after sbatch has answered, and a client that dies in between would leave a job that cannot
+start. So a job needs nothing from the client but the run's address.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import SlurmExecutor
+
+from igpt.clusters.base import Launch
+from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.place import code_folder, job_folder
+from igpt.runs.failures import REQUEUE
+
+
+class Executor(SlurmExecutor):
+    """submitit's executor, which writes the script and calls sbatch.
+
+    `text` rests on private methods of submitit 1.5; the tests compare what they give with files.
+    """
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Always: to show a script needs no Slurm."""
+        return 2
+
+    def text(self, command: str) -> str:
+        """The script that `submit_command` submits."""
+        return self._make_submission_file_text(command, "")
+
+    def submit_command(self, command: str) -> str:
+        """Submits; returns the job's id."""
+        return str(self._submit_command(command).job_id)
+
+
+def executor(cluster: SlurmCluster, launch: Launch) -> Executor:
+    """The executor with all parameters of a launch."""
+    folder = job_folder(cluster, launch.run_uri)
+    made = Executor(folder)
+    made.update_parameters(**parameters(cluster, launch, folder))
+    return made
+
+
+def parameters(cluster: SlurmCluster, launch: Launch, folder: Path) -> dict[str, Any]:
+    """The parameters of sbatch under submitit's names; None leaves a flag out."""
+    flags: dict[str, Any] = {key: _flag(value) for key, value in cluster.sbatch.items()}
+    flags |= {"requeue": True, "chdir": str(folder)}
+    for name in ("reservation", "licenses"):
+        if getattr(cluster, name) is not None:
+            flags[name] = getattr(cluster, name)
+    dependency = None
+    if launch.after:
+        dependency = "afterok:" + ":".join(launch.after)
+        flags["kill-on-invalid-dep"] = "yes"
+    per_node = cluster.workers_per_node * cluster.cpus_per_worker
+    return {
+        "job_name": launch.run_id,
+        "time": cluster.time,
+        "nodes": cluster.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": per_node,
+        "gpus_per_node": cluster.gpus_per_node,
+        "mem": cluster.mem,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "nodelist": cluster.nodelist,
+        "exclude": cluster.exclude,
+        "gres": cluster.gres,
+        "wckey": cluster.wckey,
+        "comment": cluster.comment,
+        "exclusive": True if cluster.exclusive else None,
+        "mail_user": cluster.mail_user,
+        "mail_type": cluster.mail_type,
+        "dependency": dependency,
+        "signal_delay_s": cluster.grace_seconds,
+        "additional_parameters": flags,
+        # One task a node is the ranks' parent; Slurm 22 and later do not hand the cores of the job
+        # on to its steps.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={per_node}", *cluster.srun_args],
+        "setup": setup(cluster, launch.environment, code_folder(cluster, launch.code)),
+        "teardown": [
+            f"{after_command(cluster, launch)} $?",
+            "code=$?",
+            f"# {REQUEUE}: the work is saved, or worth another try.",
+            f'if [ "$code" -eq {REQUEUE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            'exit "$code"',
+        ],
+    }
+
+
+def setup(cluster: SlurmCluster, environment: Mapping[str, str], code: Path | None) -> list[str]:
+    """Shell lines before the ranks start."""
+    lines = [
+        "# Slurm's warnings are for the ranks; this shell lives on to say how it ended.",
+        "trap : USR2 TERM",
+        # Else `python -m` looks into its working directory before PYTHONPATH.
+        "export PYTHONSAFEPATH=1",
+        *(f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())),
+    ]
+    if code is not None:
+        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
+    return lines + cluster.setup
+
+
+def node_command(cluster: SlurmCluster, launch: Launch) -> str:
+    """What srun starts on each node."""
+    return _python(cluster, "igpt.clusters.slurm.node", launch)
+
+
+def after_command(cluster: SlurmCluster, launch: Launch) -> str:
+    """What the script calls when the ranks have ended; inside the container where there is one."""
+    command = _python(cluster, "igpt.clusters.slurm.after", launch)
+    if any(word.startswith("--container") for word in cluster.srun_args):
+        step = ["srun", "--nodes=1", "--ntasks=1", "--overlap", *cluster.srun_args]
+        return f"{shlex.join(step)} {command}"
+    return command
+
+
+def _python(cluster: SlurmCluster, module: str, launch: Launch) -> str:
+    python = cluster.python or shlex.quote(sys.executable)
+    return f"{python} -u -m {module} {shlex.join([launch.run_uri, str(launch.attempt)])}"
+
+
+def _flag(value: str | int | bool) -> Any:
+    return value if value is True else str(value)

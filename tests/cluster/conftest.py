@@ -1,0 +1,87 @@
+"""A real Slurm for the tests: one that all share, and one of a test's own to do harm to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.slurm import Slurm, missing, slurm_variables
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm_sharing import shared_slurm
+
+
+def need_slurm(*, accounting: bool = False) -> None:
+    """Skips the test where Slurm cannot run, saying why; in CI it fails instead."""
+    if reason := missing(accounting=accounting):
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """The cluster of all workers of the session: eight nodes of two CPUs, n1 to n8.
+
+    A test that uses it names its nodes or takes what is free, and cancels only its own jobs.
+    """
+    need_slurm()
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "slurm"
+    with shared_slurm(folder, nodes=8, cpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_environment(slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """The shared cluster, which `sbatch` and the rest now find through the environment."""
+    _point_to(slurm, monkeypatch)
+    return slurm
+
+
+@pytest.fixture
+def private_slurm(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[SlurmCluster]:
+    """A cluster of the test's own, found through the environment: two nodes of four CPUs.
+
+    Another number of nodes: `@pytest.mark.parametrize("private_slurm", [3], indirect=True)`.
+    """
+    need_slurm()
+    cluster = SlurmCluster(_short_folder(tmp_path_factory), nodes=getattr(request, "param", 2))
+    cluster.start()
+    _point_to(cluster, monkeypatch)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def accounting_slurm(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmCluster]:
+    """A cluster of the test's own that keeps accounts: `sacct` works."""
+    need_slurm(accounting=True)
+    cluster = SlurmCluster(_short_folder(tmp_path_factory), accounting=True)
+    cluster.start()
+    _point_to(cluster, monkeypatch)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _point_to(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets Slurm's commands find this cluster, and nothing else of the environment reach them."""
+    for name in slurm_variables():
+        monkeypatch.delenv(name)
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+
+
+def _short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not below the test's name: the path of a socket has at most 107 characters."""
+    return tmp_path_factory.mktemp("slurm")
