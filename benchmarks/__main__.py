@@ -17,7 +17,9 @@ from rich.table import Table
 from benchmarks.harness import Figure
 from igpt.config import nearest
 
-SUBJECTS = ("palette", "loader", "sampling", "logistic", "training", "startup", "listing")
+SUBJECTS = (
+    *("palette", "loader", "sampling", "logistic", "training", "startup", "listing", "restart"),
+)
 PACKAGES = (
     *("igpt-jobs", "numpy", "scipy", "scikit-learn", "torch", "transformers", "webdataset", "ray"),
 )

@@ -26,12 +26,15 @@ from igpt.clusters.output import RankOutput
 from igpt.errors import IgptError
 from igpt.jobs import stacks
 from igpt.runs import Run
+from igpt.runs.attempts import superseded
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit
 
 log = logging.getLogger("igpt")
 
 #: Reasons to stop that leave no time to save. The run's record is gone: write nothing more.
 DELETED = "deleted"
+#: A newer attempt has claimed the run: write nothing more either.
+FENCED = "a newer attempt owns the run"
 #: Ranks of another node have ended badly: those here can only wait for them in vain.
 PEERS = "the ranks of another node have ended"
 #: Another node has found that the run makes no step.
@@ -83,7 +86,8 @@ def run_ranks(
             exits = watch.to_the_end(asked_to_stop)
         finally:
             watch.kill()
-        watch.finish(deleted=asked_to_stop() == DELETED)
+        watch.fenced = watch.fenced or asked_to_stop() in (DELETED, FENCED)
+        watch.finish()
         return exits
 
 
@@ -107,6 +111,8 @@ class _Watch:
         self.stopping = False
         self.killed = False
         self.hung: str | None = None  # what the ranks did when no step was made any more
+        self.fenced = False  # a newer attempt owns the run
+        self.away = False  # the store was, when it was last asked
         self.moved = time.monotonic()  # when the last step was made
         self.seen: float | None = None
         self.due: dict[str, float] = {}
@@ -131,9 +137,9 @@ class _Watch:
             if self._every("memory", _SAMPLE_SECONDS, now):
                 self.memory.sample(self.alive())
             if self._every("ship", _SHIP_SECONDS, now):
-                quietly(self.ship)
+                self.write(self.ship)
             if self._every("beat", self.ranks.heartbeat_seconds, now) and self.ranks.node == 0:
-                quietly(self.beat)
+                self.write(self.beat)
                 self.look_for_progress(now)
             time.sleep(_TICK)
         return list(self.exits.values())
@@ -152,7 +158,9 @@ class _Watch:
         if reason == HANG:
             self.dump()
             return
-        grace = {DELETED: 0.0, PEERS: _SETTLE_SECONDS}.get(reason, self.ranks.grace_seconds)
+        self.fenced = reason in (FENCED, DELETED)
+        hurry = {DELETED: 0.0, FENCED: _SETTLE_SECONDS, PEERS: _SETTLE_SECONDS}
+        grace = hurry.get(reason, self.ranks.grace_seconds)
         self._kill_by(now + grace)
         for process in self.processes:
             send(process, signal.SIGTERM)
@@ -167,7 +175,7 @@ class _Watch:
         if limit is not None and now - self.moved > limit and self.hung is None:
             why = f"no step for {now - self.moved:.0f} s"
             body = json.dumps({"time": time.time(), "reason": why}).encode()
-            quietly(lambda: self.run.record.put(hang_key(self.attempt), body))
+            self.write(lambda: self.run.record.put(hang_key(self.attempt), body))
             self.dump(why)
             if self.ranks.nodes > 1:  # the ranks of other nodes are to be asked as they stand
                 self.kill_at = time.monotonic() + _PEERS_SECONDS
@@ -214,14 +222,29 @@ class _Watch:
         """The sign of life, with what rank 0 said last."""
         heartbeat(self.run, self.attempt, "running", read_progress(self.scratch))
 
-    def finish(self, *, deleted: bool) -> None:
+    def finish(self) -> None:
         """The last lines, and the last sign of life."""
         for output in self.outputs:
             output.finish()
-        if not deleted:
-            quietly(lambda: self.ship(all_of_it=True))
-            if self.ranks.node == 0:
-                quietly(self.beat)
+        self.write(lambda: self.ship(all_of_it=True))
+        if self.ranks.node == 0:
+            self.write(self.beat)
+
+    def write(self, action: Callable[[], object]) -> None:
+        """Writes into the record. A store that is away must not end the ranks: it is tried again.
+
+        Once a newer attempt owns the run nothing is written any more, and one that took it while
+        the store could not be reached is looked for first.
+        """
+        try:
+            if self.away:
+                self.fenced = self.fenced or superseded(self.run.record, self.attempt)
+            self.away = False
+            if not self.fenced:
+                action()
+        except IgptError as error:
+            self.away = True
+            log.warning("%s", error)
 
     def _kill_by(self, moment: float) -> None:
         self.kill_at = min(self.kill_at or float("inf"), moment)
@@ -279,14 +302,6 @@ def send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
             os.killpg(process.pid, number)
         elif process.poll() is None:
             os.kill(process.pid, number)
-
-
-def quietly(action: Callable[[], object]) -> None:
-    """A store that is away must not end the ranks; it is said, and tried again."""
-    try:
-        action()
-    except IgptError as error:
-        log.warning("%s", error)
 
 
 def _start(

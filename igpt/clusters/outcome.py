@@ -59,15 +59,15 @@ def settle(
     notice: NotifyConfig,
     *,
     final: bool = False,
+    patience: float = PATIENCE_SECONDS,
 ) -> Settled:
     """Records how an attempt ended, tells whom it concerns, says whether another is to follow.
 
-    final: there cannot be another, whatever the budget says.
+    final: there cannot be another, whatever the budget says. patience: seconds that a store that
+    is away is waited for; then Unreachable.
     """
     log.info("attempt %d: %s %s", attempt, verdict.outcome, verdict.reason)
-    if not insist(partial(run.record.exists, "spec.yaml")):
-        return Settled(ev.CANCELLED)
-    settled = _record(run, attempt, verdict, budget, final=final)
+    settled = insist(partial(_record, run, attempt, verdict, budget, final), patience)
     told: dict[str, State] = {
         ev.FINISHED: "finished",
         ev.CANCELLED: "cancelled",
@@ -106,21 +106,20 @@ def tell(run: Run, attempt: int, notice: NotifyConfig, state: State, reason: str
         log.warning("%s", problem)
 
 
-def _record(
-    run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, *, final: bool
-) -> Settled:
+def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final: bool) -> Settled:
 
     def note(kind: str, **fields: Any) -> None:
-        record = partial(run.event, kind, writer="supervisor", attempt=attempt)
-        insist(partial(record, reason=verdict.reason, **fields))
+        run.event(kind, writer="supervisor", attempt=attempt, reason=verdict.reason, **fields)
 
+    if not run.record.exists("spec.yaml"):
+        return Settled(ev.CANCELLED)
     if verdict.outcome == "finished":
         return Settled(ev.FINISHED)
     # Before all else: whatever became of it, an attempt that a newer one has overtaken is over.
-    if verdict.outcome == "superseded" or insist(partial(superseded, run.record, attempt)):
+    if verdict.outcome == "superseded" or superseded(run.record, attempt):
         note(ev.SUPERSEDED)
         return Settled(ev.SUPERSEDED)
-    if cancel_requested(insist(partial(run.events, ev.LIFE))):
+    if cancel_requested(run.events(ev.LIFE)):
         note(ev.CANCELLED)
         return Settled(ev.CANCELLED)
     if verdict.outcome == "stopped":
@@ -128,7 +127,7 @@ def _record(
         note(ev.PREEMPTED, **{"class": failure.value})
         return Settled(ev.PREEMPTED, again=not final, pause=1.0)
     failure = verdict.failure or FailureClass.CRASH
-    before = failures_since_launch(insist(partial(run.events, ev.LIFE)))
+    before = failures_since_launch(run.events(ev.LIFE))
     history = [FailureClass(one) for one in before] + [failure]
     again = may_retry(failure, history, budget) and not final
     note(ev.FAILED, **{"class": failure.value, "final": not again})

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection
 from types import FrameType
 
-from igpt.clusters.node import DELETED, HANG, PEERS, hang_key
+from igpt.clusters.node import DELETED, FENCED, HANG, PEERS, hang_key
 from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
@@ -25,14 +25,14 @@ log = logging.getLogger("igpt")
 class Requests:
     """The requests of one attempt at a time.
 
-    seconds: from one look at the record to the next. peers: names of objects in the attempt's
-    folder that say, by being there, that the ranks of another node have ended badly.
+    seconds: from one look at the record to the next. bad_news: names of objects in the
+    attempt's folder that say, by being there, that the ranks of another node have ended badly.
     """
 
-    def __init__(self, run: Run, seconds: float, *, peers: Collection[str] = ()) -> None:
+    def __init__(self, run: Run, seconds: float, *, bad_news: Collection[str] = ()) -> None:
         self._run = run
         self._seconds = seconds
-        self._peers = peers
+        self._bad_news = bad_news
         self._looked = -math.inf  # the first look is at once: much may have been asked before us
         self._woken = False
         self._fenced: int | None = None
@@ -54,7 +54,7 @@ class Requests:
         if self._found is not None:
             return self._found
         if self._fenced == attempt:
-            return "a newer attempt owns the run"
+            return FENCED
         if self.cancelling:
             return "cancelled"
         return "terminating" if self.terminating else None
@@ -64,9 +64,9 @@ class Requests:
         self.cancelling = cancel_requested(self._run.events(ev.LIFE))
         if not record.exists("spec.yaml"):
             self._found = DELETED
-        elif self._peers:
+        elif self._bad_news:
             names = set(record.children(f"attempts/{attempt:04d}"))
-            if names & set(self._peers):
+            if names & set(self._bad_news):
                 self._found = PEERS
             elif hang_key(attempt).rpartition("/")[2] in names:
                 self._found = HANG

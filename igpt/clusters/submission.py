@@ -7,7 +7,7 @@ that dies in between leaves a run that `list` shows and `resume` adopts, never a
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from igpt.runs import Run, Spec, create_run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.archive import Files
 from igpt.runs.attempts import attempt_numbers
+from igpt.runs.failures import FailureClass
 from igpt.runs.provenance import provenance
 from igpt.runs.record import open_run
 from igpt.runs.snapshot import Snapshot
@@ -139,7 +140,7 @@ def accept(proposal: Proposal, *, new: bool = False) -> Submission:
         run.record.put("provenance.json", origin.encode())
         snapshot.publish(root, proposal.code, proposal.files)
         try:
-            _launch(run, cluster, 1, code=proposal.code.digest, after=_jobs(proposal.after))
+            _launch(run, cluster, 1, code=proposal.code.digest, after=proposal.after)
         except UserError:
             run.delete()  # refused: nothing was started, and nothing is left
             raise
@@ -204,27 +205,36 @@ def resume(
         config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
         job.prepare(config, Preparation(run.root, Path("/"), cluster.workers, dry_run=True))
     chosen.backend().check()
+    waiting = [other for other in dependencies(run) if unfinished(other)]
+    check_can_finish(waiting)
     code = code_of(run)
     if new_code or code is None:
         taken, files = snapshot.take(Path(igpt.__file__).parent)
         snapshot.publish(run.root, taken, files)
         code = taken.digest
     attempt = max(attempt_numbers(run.record), default=0) + 1
-    after = _jobs(other for other in dependencies(run) if unfinished(other))
-    _launch(run, chosen, attempt, code=code, after=after, from_step=from_step)
+    try:
+        _launch(run, chosen, attempt, code=code, after=waiting, from_step=from_step)
+    except UserError as error:
+        # Refused: nothing was started, and nobody else will say how the attempt ended.
+        fields = {"class": FailureClass.USER_ERROR.value, "reason": error.what, "final": True}
+        run.event(ev.FAILED, writer="client", attempt=attempt, **fields)
+        raise
     return chosen
 
 
 def cancel(run: Run) -> Status:
     """Asks a run to stop for good, its work saved; one that is not alive is cancelled at once."""
-    now = status(run)
+    sight = look(run)
+    now = run.status(sight=sight)
     if now.state in (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED):
         return now
-    attempt = max(attempt_numbers(run.record), default=0)
+    submitted = run.last_event(ev.SUBMITTED)
+    attempt = max([*attempt_numbers(run.record), submitted.attempt or 0 if submitted else 0])
     run.event(ev.CANCEL_REQUESTED, writer="client", attempt=attempt)
     cluster = cluster_of(run)
     found = cluster.backend().cancel(run) if cluster else False
-    if not found and (now.state is RunState.STALLED or look(run).waiting):
+    if not found and (now.state is RunState.STALLED or sight.waiting):
         run.event(ev.CANCELLED, writer="client", attempt=attempt)
     return status(run)
 
@@ -237,7 +247,16 @@ def look(run: Run) -> Sight:
 
 def status(run: Run) -> Status:
     """How a run stands, by its record and by what its backend knows."""
-    return run.status(sight=look(run))
+    now = run.status(sight=look(run))
+    if now.state is not RunState.STALLED or run.last_event(ev.STARTED):
+        return now
+    submitted = run.last_event(ev.SUBMITTED)
+    before = submitted.fields.get("after", []) if submitted else []
+    try:
+        check_can_finish(open_run(run.root, identifier) for identifier in before)
+    except UserError as error:  # the scheduler gave it up, and has no better word than cancelled
+        return replace(now, reason=error.what, next=error.mend)
+    return now
 
 
 def cluster_of(run: Run) -> ClusterConfig | None:
@@ -276,14 +295,16 @@ def _launch(
     attempt: int,
     *,
     code: str | None,
-    after: tuple[str, ...] = (),
+    after: Sequence[Run] = (),
     from_step: int | None = None,
 ) -> None:
     """Intent before action: the event and the cluster are recorded, then the backend is asked."""
     more: dict[str, Any] = {} if from_step is None else {"from_step": from_step}
+    if after:
+        more["after"] = [other.id for other in after]
     run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
     run.record.put(cluster_key(attempt), dump_yaml(cluster).encode())
-    cluster.backend().submit(run, _launch_of(run, attempt, code, after))
+    cluster.backend().submit(run, _launch_of(run, attempt, code, _jobs(after)))
 
 
 def _jobs(runs: Iterable[Run]) -> tuple[str, ...]:

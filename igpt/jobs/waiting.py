@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from igpt.config import load, plain
-from igpt.errors import UserError
+from igpt.errors import NotFound, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.runs import Run, Spec
 from igpt.runs.record import SETTLED, open_run
@@ -24,9 +24,15 @@ def unfinished(run: Run) -> bool:
 
 
 def check_can_finish(runs: Iterable[Run]) -> None:
-    """Raises UserError where one of these runs has ended without having finished."""
+    """Raises UserError where one of these runs has ended without having finished, or is gone."""
     for run in runs:
-        now = run.status()
+        try:
+            now = run.status()
+        except NotFound:
+            raise UserError(
+                f"run {run.id}, which has to finish first, was deleted",
+                mend="Submit both again",
+            ) from None
         if now.state in (RunState.FAILED, RunState.CANCELLED):
             raise UserError(
                 f"run {run.id}, which has to finish first, is {now.state}: {now.reason}",

@@ -1,7 +1,7 @@
 """The state of a run: a pure function of its record, the clock and what the backend says.
 
-Result and heartbeat in the record come first, then the backend. A run that should be alive and
-gives no sign becomes `stalled`; it is never "running" for ever.
+The record comes first, then the backend. A run that should be alive and gives no sign becomes
+`stalled`; it is never "running" for ever. What waits in a scheduler's queue need not give any.
 """
 
 from collections.abc import Sequence
@@ -113,6 +113,9 @@ def derive(
         if sight.reason:
             why = f"{why} ({sight.reason})"
         return Status(RunState.STALLED, why, resume, 6)
+    if heartbeat is None and sight.reason:
+        # The scheduler has it, and had it for as long as it liked: only what runs can be silent.
+        return Status(RunState.QUEUED, f"starting: {sight.reason}" if sight.alive else sight.reason)
     # A clock that is ahead must not make a dead run look alive for long.
     last = min(now, max(heartbeat.time if heartbeat else 0.0, since[-1].time))
     if now - last > stalled_after:

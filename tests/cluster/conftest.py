@@ -47,10 +47,13 @@ def private_slurm(
 ) -> Iterator[SlurmCluster]:
     """A cluster of the test's own, found through the environment: two nodes of four CPUs.
 
-    Another number of nodes: `@pytest.mark.parametrize("private_slurm", [3], indirect=True)`.
+    Another number of nodes: `@pytest.mark.parametrize("private_slurm", [3], indirect=True)`; or
+    there a dictionary of what `SlurmCluster` takes.
     """
     need_slurm()
-    cluster = SlurmCluster(_short_folder(tmp_path_factory), nodes=getattr(request, "param", 2))
+    given = getattr(request, "param", {})
+    options = given if isinstance(given, dict) else {"nodes": given}
+    cluster = SlurmCluster(_short_folder(tmp_path_factory), **options)
     cluster.start()
     _point_to(cluster, monkeypatch)
     try:

@@ -57,23 +57,20 @@ def test_a_jobs_processes_are_seen_in_its_node_and_in_no_other(slurm: Slurm) -> 
     until(lambda: not slurm.pids("n3", "sleep 987"), "its end")
 
 
-def test_a_high_job_preempts_one_in_main_which_then_starts_again(
+def test_a_high_job_preempts_one_in_main_which_is_warned_and_starts_again(
     slurm: Slurm, tmp_path: Path
 ) -> None:
-    where = ("--nodelist=n[5-6]", "--nodes=2", "--exclusive")
+    where = ("--nodelist=n[5-6]", "--nodes=2", "--exclusive", "--open-mode=append")
     out = tmp_path / "out"
-    # It ends some seconds into its grace, as a trainer that saves itself would, and asks for more.
-    script = f"""
-trap 'echo USR2 >> {out}; scontrol requeue $SLURM_JOB_ID' USR2
-echo start >> {out}
-sleep 600 & wait
-"""
-    low = slurm.submit(script, *where, "--requeue", "--signal=B:USR2@30", "--output=/dev/null")
+    script = "trap 'echo warned' USR2; echo start; sleep 600 & while :; do wait; done"
+    low = slurm.submit(script, *where, "--requeue", "--signal=B:USR2@30", f"--output={out}")
     until(lambda: _starts(out) == 1, "the first start")
     high = slurm.submit("true", *where, "--partition=high", "--output=/dev/null")
     until(lambda: slurm.job(high)["JobState"] == "COMPLETED", "the other job completes")
-    until(lambda: _starts(out) == 2, "the second start", 30)
-    assert out.read_text().split() == ["start", "USR2", "start"]
+    until(lambda: _starts(out) == 2, "the second start", 20)
+    first, warned, killed, second = out.read_text().splitlines()
+    assert (first, warned, second) == ("start", "warned", "start")
+    assert killed.endswith("DUE TO PREEMPTION ***")
     assert slurm.job(low)["Restarts"] == "1"
     slurm.output("scancel", str(low))
 

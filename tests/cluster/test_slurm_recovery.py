@@ -102,9 +102,7 @@ def test_a_node_that_is_cut_off_is_fenced_and_the_run_goes_on_without_it(
     failed = scenario.last(run, ev.FAILED)
     assert (failed["class"], failed["final"]) == ("node", False), failed
     assert lost not in scenario.hosts(private_slurm, run)
-    study.until(
-        lambda: not private_slurm.pids(lost, run.uri), "the old ranks end by themselves", 120
-    )
+    study.until(lambda: not private_slurm.pids(lost, "igpt.jobs.worker"), "the old ranks end", 120)
     old = {key for key in scenario.written(run.record) if "attempts/0001" in key}
     checkpoints = [one for one in committed_checkpoints(run) if one[1] == 1]
     private_slurm.mend(lost)
@@ -132,7 +130,7 @@ def test_a_rank_that_is_stuck_is_found_and_every_rank_says_where_it_stood(
     logs = {part.rank: "" for part in log_parts(run.record, 1)}
     for part in log_parts(run.record, 1):
         logs[part.rank] += run.record.get(part.key).decode()
-    assert "igpt/training/parallel.py" in logs[1 - rank]  # it waits for the one that is stopped
+    assert "igpt/training/loop.py" in logs[1 - rank]  # it waits for the one that is stopped
     assert scenario.ended(run).state is RunState.FINISHED, scenario.story(run)
     assert len(run.claims()) == 2
     assert study.losses(run) == straight

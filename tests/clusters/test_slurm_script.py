@@ -40,7 +40,7 @@ SITE: dict[str, Any] = {
     "mail_user": "me@example.org",
     "mail_type": "END,FAIL,REQUEUE",
     "sbatch": {"nice": 100, "spread-job": True},
-    "setup": ["module load cuda", "ulimit -n 65536"],
+    "setup": ["module load cuda", "ulimit -c 0"],
     "python": "apptainer exec image.sif python",
 }
 CASES: dict[str, tuple[dict[str, Any], Launch]] = {
@@ -78,39 +78,75 @@ def test_the_script_is_the_one_on_file(name: str) -> None:
     assert script(fields, launch) == (GOLDEN / f"{name}.sh").read_text()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_bash_understands_the_script(name: str, tmp_path: Path) -> None:
-    """Run with an `srun` and a `python` that say what they were given, and what the shell had."""
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with `srun`, `python` and `scontrol`, which say what they were given."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    say = 'printf "${0##*/}" >&2; printf " <%s>" "$@" >&2; echo " PYTHONPATH=$PYTHONPATH" >&2\n'
+    texts = {
+        "srun": say + "exit ${SRUN_CODE:-3}",
+        "python": say + "exit ${AFTER_CODE:-75}",
+        "apptainer": say + "exit ${AFTER_CODE:-75}",
+        "module": "",
+        "sleep": say,
+        "scontrol": say
+        + '[ "$1" = requeue ] && { [ -e refused ] && exit 0; touch refused; exit 1; }\n'
+        + 'echo "JobId=17 JobState=RUNNING Restarts=${SHOWN:-0} RunTime=00:01:00"',
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def run_script(name: str, programs: Path, **environment: str) -> tuple[int, list[str]]:
+    """The exit code of a script and the commands that it called, in order."""
     fields, launch = CASES[name]
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    # In a container it is `srun` that calls Python after the ranks.
-    container = name == "container"
-    codes = {"srun": 75 if container else 3, "python": 75, "apptainer": 75, "module": 0}
-    for program, code in (codes | {"scontrol": 0}).items():
-        path = bin_folder / program
-        path.write_text(
-            f'#!/bin/bash\nprintf "{program}"; printf " <%s>" "$@"; '
-            f'echo " PYTHONPATH=$PYTHONPATH"\nexit {code}\n'
-        )
-        path.chmod(0o755)
     ended = subprocess.run(
         ["bash", "-c", script(fields, launch)],
-        env={"PATH": f"{bin_folder}:/usr/bin:/bin", "SLURM_JOB_ID": "17"},
-        cwd=tmp_path,
+        env={"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "17", **environment},
+        cwd=programs.parent,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 75, ended.stderr
-    lines = [line for line in ended.stdout.splitlines() if not line.startswith("module")]
-    step, after, requeue = lines
-    assert requeue.startswith("scontrol <requeue> <17>")
+    started, *lines = ended.stderr.splitlines()
+    assert started == f"igpt-jobs: start 17.{environment.get('SLURM_RESTART_COUNT', 0)}"
+    return ended.returncode, lines
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bash_runs_the_ranks_asks_for_the_verdict_and_insists_on_the_requeue(
+    name: str, programs: Path
+) -> None:
+    # In a container it is `srun` that calls Python after the ranks.
+    ended = "75" if name == "container" else "3"
+    code, (step, shown, after, *rest) = run_script(name, programs, SRUN_CODE=ended)
+    launch = CASES[name][1]
     address, attempt = f"<{launch.run_uri}>", f"<{launch.attempt}>"
+    assert code == 75
     assert f"<-m> <igpt.clusters.slurm.node> {address} {attempt} PYTHONPATH" in step
-    assert f"<-m> <igpt.clusters.slurm.after> {address} {attempt} <{codes['srun']}>" in after
+    assert shown.startswith("scontrol <show> <job> <--oneliner> <17>")
+    assert f"<-m> <igpt.clusters.slurm.after> {address} {attempt} <{ended}>" in after
+    calls = [line.partition(" PYTHONPATH")[0] for line in rest]
+    ask = "scontrol <show> <job> <--oneliner> <17>"
+    requeue = "scontrol <requeue> <17>"  # refused the first time
+    assert calls == [ask, requeue, "sleep <5>", ask, requeue]
     if launch.code:
         assert step.endswith(f"PYTHONPATH=/shared/my igpt/code/{launch.code}")
+
+
+def test_a_job_that_slurm_has_requeued_itself_is_not_requeued_twice(programs: Path) -> None:
+    _, lines = run_script("default", programs, SHOWN="1")
+    assert not any("<requeue>" in line for line in lines)
+
+
+@pytest.mark.parametrize("code", ["0", "1", "5"])
+def test_a_verdict_that_is_final_ends_the_job_with_its_exit_code(code: str, programs: Path) -> None:
+    ended, lines = run_script("default", programs, AFTER_CODE=code)
+    assert ended == int(code)
+    assert not any("<requeue>" in line for line in lines)
 
 
 def test_nothing_of_submitits_defaults_that_harms_is_left() -> None:
@@ -119,7 +155,7 @@ def test_nothing_of_submitits_defaults_that_harms_is_left() -> None:
     assert "--time=24:00:00" in text
     assert "submitit.core._submit" not in text
     assert "#SBATCH --requeue\n" in text
-    assert "--signal=USR2@180" in text
+    assert "--signal=USR2@210" in text
     assert "False" not in text
     assert "None" not in text
 
@@ -148,7 +184,7 @@ def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, seconds: int) -> Non
     [
         ("workers: 3\nnodes: 2", "3 workers do not share 2 nodes evenly"),
         ("time: 1 day", "'1 day' is no time limit"),
-        ('time: "2:00"\ngrace_seconds: 120', "leaves nothing of the time limit 2:00"),
+        ('time: "2:00"\ngrace_seconds: 120', "leave nothing of the time limit 2:00"),
         ("sbatch: {time: 5}", "time: set by a field of its own"),
         ("sbatch: {--no-requeue: true}", "--no-requeue: set by a field of its own"),
         ("sbatch: {nice: false}", "sbatch.nice"),

@@ -11,6 +11,7 @@ with the process that started it. Needs root.
 import secrets
 import socket
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -113,12 +114,20 @@ class SlurmCluster(Slurm):
     """A cluster of one's own, until `stop`: nodes n1, n2 ..., partitions `main` and `high`."""
 
     def __init__(
-        self, folder: Path, *, nodes: int = 2, cpus: int = 4, accounting: bool = False
+        self,
+        folder: Path,
+        *,
+        nodes: int = 2,
+        cpus: int = 4,
+        accounting: bool = False,
+        settings: Sequence[str] = (),
     ) -> None:
+        """settings: further lines of slurm.conf; of two for one name the last one counts."""
         super().__init__(folder, gateway="", nodes={})
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.cpus = cpus  # of each node, as many as one likes
         self.accounting = accounting
+        self.settings = settings
         self._processes: dict[str, subprocess.Popen[str]] = {}
         # The kernel ends our processes with the thread that started them, so that one must last.
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -233,7 +242,8 @@ class SlurmCluster(Slurm):
         }
         (self.folder / "state").mkdir()
         (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
-        (self.folder / "slurm.conf").write_text(_SLURM.format(**values))
+        lines = [_SLURM.format(**values), *self.settings, ""]
+        (self.folder / "slurm.conf").write_text("\n".join(lines))
         for name, data in {
             "slurmdbd.conf": _ACCOUNTING.format(**values).encode(),
             "munge.key": secrets.token_bytes(128),

@@ -14,7 +14,7 @@ from igpt.clusters.slurm import client
 from igpt.clusters.slurm.client import QueuedJob, Slurm
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.place import job_folder, make
-from igpt.errors import IgptError, NotFound
+from igpt.errors import IgptError, NotFound, Superseded, Unreachable, UserError
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
@@ -64,44 +64,78 @@ class SlurmBackend:
             snapshot.unpack(run.root, launch.code, self.cluster.shared_folder() / "code")
         try:
             job = executor(self.cluster, launch).submit_command(node_command(self.cluster, launch))
-        except (FailedJobError, FailedSubmissionError, OSError) as error:
-            job = self._despite(run, client.rejected(str(error)))
-        write_job(run, launch.attempt, job, restarts=0)
+        except (FailedJobError, FailedSubmissionError) as error:
+            refusal = client.rejected(str(error))
+            if isinstance(refusal, UserError):
+                raise refusal from None
+            job = self._despite(run, refusal)
+        except OSError as error:  # sbatch may have answered already
+            full = f"{folder}: {error.strerror or error}"
+            job = self._despite(run, Unreachable(full, mend="Make room in the shared folder"))
+        SLURM.forget()
+        if not write_job(run, launch.attempt, job, restarts=0):
+            self._give_way(run, launch.attempt, job)
         launched = {"job": job, "folder": str(folder)}
         run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **launched)
         return launched
 
     def look(self, run: Run) -> Sight:
         """What Slurm says of the run's job: its queue first, then its memory."""
-        queue = SLURM.queue()
-        job = recorded_job(run)
-        if queue is None:
+        if SLURM.queue() is None:
             return Sight(None, reason="Slurm cannot be asked from here")
-        found = queue.get(job) if job else self._unrecorded(run)
+        found = self._job(run)
         if found is not None:
-            return Sight(True, found.waiting, found.described)
-        if job is None:
-            return Sight(None)
-        ended = SLURM.ended(job) or f"Slurm job {job} is in no queue any more"
-        return Sight(False, reason=ended)
+            return Sight(True, found.idle, found.described)
+        job = recorded_job(run)
+        known = SLURM.known(job) if job is not None else None
+        if known is None or known.name != run.id:  # forgotten, or a number that was used again
+            return Sight(None, reason=f"Slurm knows no job {job} of this run" if job else "")
+        if known.over:
+            return Sight(False, reason=f"Slurm job {job} ended as {known.state}, {known.code}")
+        return Sight(
+            True, known.state in ("PENDING", "SUSPENDED"), f"Slurm job {job} is {known.state}"
+        )
 
     def cancel(self, run: Run) -> bool:
         """A waiting job is taken out of the queue; a running one looks at its record now."""
-        queue = SLURM.queue() or {}
-        job = recorded_job(run)
-        found = queue.get(job) if job else self._unrecorded(run)
+        found = self._job(run)
         if found is None:
             return False
         if found.waiting:
-            client.tell("scancel", found.job)
+            client.tell("scancel", "--state=PENDING", found.job)  # not if it has started meanwhile
             SLURM.forget()
-            return False
+            queue = SLURM.queue()
+            if queue is not None and found.job not in queue:
+                return False
         client.tell("scancel", "--signal=USR1", found.job)
         return True
 
+    def _job(self, run: Run) -> QueuedJob | None:
+        """The run's job in the queue, by its number and its name: numbers may be used again."""
+        job = recorded_job(run)
+        if job is None:
+            return self._unrecorded(run)
+        found = (SLURM.queue() or {}).get(job)
+        place = (run.id, str(job_folder(self.cluster, run.uri)))
+        return found if found is not None and (found.name, found.folder) == place else None
+
     def _unrecorded(self, run: Run) -> QueuedJob | None:
         """A job of this run whose client died before it could record the id."""
-        return SLURM.find(run.id, str(job_folder(self.cluster, run.uri)))
+        jobs = SLURM.find(run.id, str(job_folder(self.cluster, run.uri)))
+        recorded = [read_job(run, number) for number in attempt_numbers(run.record)]
+        known = {str(one["job"]) for one in recorded if one is not None}
+        return next((job for job in jobs if job.job not in known), None)
+
+    def _give_way(self, run: Run, attempt: int, job: str) -> None:
+        """Takes our job back where another client was quicker; it may also be ours that began."""
+        owner = read_job(run, attempt)
+        if owner is not None and owner["job"] != job:
+            client.tell("scancel", job)
+            SLURM.forget()
+            raise Superseded(
+                f"another client has submitted attempt {attempt} of run {run.id} meanwhile",
+                mend=f"igpt-jobs status {run.id} says how it stands",
+            )
 
     def _despite(self, run: Run, error: IgptError) -> str:
         """The job that sbatch submitted although its answer was lost; else raises the error."""

@@ -7,12 +7,14 @@ be learned is None, never a guess.
 import getpass
 import shutil
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 
 from igpt.errors import Unreachable, UserError
 
 _SECONDS = 60.0  # a busy controller answers slowly
+_LOOK_SECONDS = 15.0  # but who only looks does not wait for it
 _FRESH_SECONDS = 1.0
 
 #: What sbatch says when it never reached a controller, or has no answer from it.
@@ -29,6 +31,14 @@ _AWAY = (
 )
 
 
+_WAITING = frozenset(
+    (
+        *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"),
+        *("SPECIAL_EXIT", "RESIZING"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class QueuedJob:
     """A job that Slurm knows, in its own words."""
@@ -42,7 +52,12 @@ class QueuedJob:
     @property
     def waiting(self) -> bool:
         """Whether it has not started, or not started again."""
-        return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+        return self.state in _WAITING
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it runs now, so that no sign of life can come."""
+        return self.waiting or self.state in ("SUSPENDED", "STOPPED", "COMPLETING", "STAGE_OUT")
 
     @property
     def described(self) -> str:
@@ -51,44 +66,82 @@ class QueuedJob:
         return f"Slurm job {self.job} is {self.state}{why}"
 
 
+@dataclass(frozen=True)
+class KnownJob:
+    """What Slurm remembers of a job, whoever's it is and whether or not it has ended."""
+
+    state: str
+    code: str
+    name: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state.split()[0] in _FINAL
+
+
 class Slurm:
     """The commands, with one look at the queue for all runs that ask within a second."""
 
     def __init__(self) -> None:
         self._queue: dict[str, QueuedJob] | None = None
         self._asked = float("-inf")
+        self._took = 0.0
+        self._over: dict[str, KnownJob] = {}  # of jobs that have ended, nothing changes any more
+        self._lock = threading.Lock()
 
     def queue(self) -> dict[str, QueuedJob] | None:
         """The user's jobs by id; None where Slurm cannot be asked."""
-        if time.monotonic() - self._asked > _FRESH_SECONDS:
-            answer = ask("squeue", "--noheader", f"--user={getpass.getuser()}", f"-o{_COLUMNS}")
-            self._queue = None if answer is None else parse_queue(answer)
-            self._asked = time.monotonic()
-        return self._queue
+        with self._lock:
+            # A slow controller is not asked more often than it can answer.
+            if time.monotonic() - self._asked > max(_FRESH_SECONDS, 3 * self._took):
+                begun = time.monotonic()
+                answer = ask("squeue", "--noheader", f"--user={getpass.getuser()}", f"-o{_COLUMNS}")
+                self._queue = None if answer is None else parse_queue(answer)
+                self._asked = time.monotonic()
+                self._took = self._asked - begun
+            return self._queue
 
     def forget(self) -> None:
         """Makes the next look a new one."""
         self._asked = float("-inf")
 
-    def ended(self, job: str) -> str | None:
-        """What became of a job that the queue no longer shows; None where nobody remembers."""
-        answer = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State,ExitCode")
-        if answer and answer.strip():
-            state, _, code = answer.strip().splitlines()[-1].partition("|")
-            return f"Slurm job {job} ended as {state}, exit code {code}"
-        answer = ask("scontrol", "show", "job", job, "--oneliner")
-        if answer:
-            fields = parse_fields(answer)
-            state, code = fields.get("JobState", "?"), fields.get("ExitCode", "?")
-            return f"Slurm job {job} ended as {state}, exit code {code}"
-        return None
+    def known(self, job: str) -> KnownJob | None:
+        """What became of a job that the user's queue does not show; None where nobody remembers."""
+        if job in self._over:
+            return self._over[job]
+        found = _from_accounts(job) or _from_controller(job)
+        if found is not None and found.over:
+            self._over[job] = found
+        return found
 
-    def find(self, name: str, folder: str) -> QueuedJob | None:
-        """The user's newest job of this name and working directory."""
-        jobs = [
-            job for job in (self.queue() or {}).values() if (job.name, job.folder) == (name, folder)
-        ]
-        return max(jobs, key=lambda job: int(job.job), default=None)
+    def find(self, name: str, folder: str) -> list[QueuedJob]:
+        """The user's jobs of this name and working directory, the newest first."""
+        jobs = (self.queue() or {}).values()
+        found = [job for job in jobs if (job.name, job.folder) == (name, folder)]
+        return sorted(found, key=lambda job: int(job.job), reverse=True)
+
+
+_FINAL = frozenset(
+    (
+        *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL"),
+        *("DEADLINE", "OUT_OF_MEMORY", "REVOKED"),
+    )
+)
+
+
+def _from_accounts(job: str) -> KnownJob | None:
+    answer = ask("sacct", "-X", "-n", "-P", "-j", job, "-o", "State,ExitCode,JobName")
+    lines = (answer or "").strip().splitlines()
+    return KnownJob(*lines[-1].split("|", 2)) if lines and lines[-1].count("|") >= 2 else None
+
+
+def _from_controller(job: str) -> KnownJob | None:
+    answer = ask("scontrol", "show", "job", job, "--oneliner")
+    fields = parse_fields(answer) if answer else {}
+    if "JobState" not in fields:
+        return None
+    return KnownJob(fields["JobState"], fields.get("ExitCode", "?"), fields.get("JobName", ""))
 
 
 _COLUMNS = "%i|%T|%r|%j|%Z"
@@ -114,7 +167,7 @@ def ask(*command: str) -> str | None:
     """What a command prints; None where it is missing, fails or does not answer."""
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=_LOOK_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

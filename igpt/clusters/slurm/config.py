@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import Backend, ClusterConfig, Limits
 from igpt.clusters.notify import NotifyConfig
+from igpt.errors import DataCorrupt
+from igpt.runs import Run
 from igpt.runs.failures import RetryBudget
 
 #: Flags that are ours to set; `sbatch:` may not name them.
@@ -15,9 +17,15 @@ _OURS = frozenset(
     (
         *("job-name", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "signal"),
         *("requeue", "no-requeue", "output", "error", "open-mode", "dependency", "chdir"),
-        *("kill-on-invalid-dep", "array", "wrap", "parsable", "wait"),
+        *("kill-on-invalid-dep", "array", "wrap", "parsable", "wait", "export", "export-file"),
+        *("clusters", "time-min", "get-user-env", "test-only", "het-group", "partition", "account"),
+        *("qos", "constraint", "reservation", "nodelist", "exclude", "gres", "licenses", "wckey"),
+        *("comment", "exclusive", "mail-user", "mail-type", "mem", "gpus-per-node"),
     )
 )
+#: After the ranks have saved, for the verdict and the requeue.
+AFTER_SECONDS = 30
+
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
@@ -84,7 +92,8 @@ class SlurmCluster(ClusterConfig):
     @field_validator("sbatch")
     @classmethod
     def _is_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        ours = sorted(key for key in value if key.lstrip("-").replace("_", "-") in _OURS)
+        names = {key: key.lstrip("-").replace("_", "-") for key in value}
+        ours = sorted(key for key, name in names.items() if len(name) < 3 or name in _OURS)
         if ours:
             raise ValueError(f"{', '.join(ours)}: set by a field of its own, or by igpt-jobs")
         return value
@@ -93,9 +102,10 @@ class SlurmCluster(ClusterConfig):
     def _fits(self) -> Self:
         if self.workers % self.nodes:
             raise ValueError(f"{self.workers} workers do not share {self.nodes} nodes evenly")
-        if self.grace_seconds + 60 > seconds_of(self.time):
+        if self.grace_seconds + AFTER_SECONDS >= seconds_of(self.time):
             raise ValueError(
-                f"the grace of {self.grace_seconds} s leaves nothing of the time limit {self.time}"
+                f"the grace of {self.grace_seconds} s, and {AFTER_SECONDS} s to requeue the job, "
+                f"leave nothing of the time limit {self.time}"
             )
         return self
 
@@ -117,6 +127,16 @@ class SlurmCluster(ClusterConfig):
     def limits(self) -> Limits:
         """Its grace, its time limit and the device that the file names."""
         return Limits(self.grace_seconds, self.device, float(seconds_of(self.time)))
+
+
+def slurm_at(run: Run, attempt: int) -> SlurmCluster:
+    """The Slurm cluster of an attempt. Raises NotFound; DataCorrupt where it is of another kind."""
+    from igpt.clusters.files import cluster_at  # which knows all kinds
+
+    cluster = cluster_at(run, attempt)
+    if not isinstance(cluster, SlurmCluster):
+        raise DataCorrupt(f"attempt {attempt} of run {run.id} is recorded on {cluster.kind}")
+    return cluster
 
 
 def seconds_of(time: str) -> int:

@@ -17,14 +17,14 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from igpt.clusters.files import cluster_at
-from igpt.clusters.node import Ranks, run_ranks
+from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
 from igpt.clusters.outcome import insist, tell
 from igpt.clusters.requests import Requests
-from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.config import SlurmCluster, slurm_at
 from igpt.clusters.slurm.network import interface_of, interface_towards
-from igpt.clusters.slurm.turn import Turn, take_turn
+from igpt.clusters.slurm.turn import START_MARK, Turn, hosts_of, meeting_key, take_turn
 from igpt.errors import NotFound, Superseded, Unreachable
+from igpt.jobs.context import Stopped
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit
@@ -35,7 +35,7 @@ from igpt.storage import open_store
 log = logging.getLogger("igpt")
 
 #: How long the other nodes wait for node 0 to say where the ranks meet.
-MEETING_SECONDS = 180.0
+MEETING_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Meeting:
     launch: str
     address: str
     port: int
+    hosts: list[str]  # as Slurm names them
 
 
 def main(run_uri: str, submitted: int) -> int:
@@ -53,24 +54,27 @@ def main(run_uri: str, submitted: int) -> int:
     root_uri, _, identifier = run_uri.rpartition("/runs/")
     run = open_run(open_store(root_uri), identifier)
     turn = Turn.of_job(os.environ, submitted)
+    log.info("%s %s", START_MARK, turn.launch)
     node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_NNODES"])
-    others = [exits_key(submitted, one, bad=True) for one in range(nodes) if one != node]
-    peers = [key.rpartition("/")[2] for key in others]
+    bad_news = [exits_name(one, bad=True) for one in range(nodes) if one != node]
     # Its handlers first: Slurm may warn at any moment.
-    requests = Requests(run, 5.0, peers=peers)
-    cluster = insist(partial(cluster_at, run, submitted))
-    assert isinstance(cluster, SlurmCluster)
+    requests = Requests(run, 5.0, bad_news=bad_news)
+    cluster = insist(partial(slurm_at, run, submitted))
     try:
         if node == 0:
             attempt = insist(partial(take_turn, run, turn, cluster))
-            meeting = Meeting(turn.launch, _own_address(), _free_port())
+            hosts = hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
+            meeting = Meeting(turn.launch, _own_address(), _free_port(), hosts)
             body = json.dumps(asdict(meeting)).encode()
             insist(partial(run.record.put, meeting_key(attempt), body))
         else:
-            attempt, meeting = _await_meeting(run, turn)
+            attempt, meeting = _await_meeting(run, turn, requests)
     except Superseded as error:
         log.error("%s", error)
         return 6
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return 0
     interface = cluster.network_interface or (
         interface_of(meeting.address) if node == 0 else interface_towards(meeting.address)
     )
@@ -88,20 +92,22 @@ def main(run_uri: str, submitted: int) -> int:
     if node == 0:
         tell(run, attempt, cluster.notify, "started")
     exits = run_ranks(run, attempt, ranks, partial(requests.of, attempt))
+    if (why := requests.of(attempt)) in (DELETED, FENCED):
+        return 6 if why == FENCED else 0
     bad = any(one.code not in (0, REQUEUE) for one in exits)
     body = json.dumps({"exits": [asdict(one) for one in exits]}).encode()
     insist(partial(run.record.put, exits_key(attempt, node, bad=bad), body), patience=60.0)
     return int(bad)
 
 
-def meeting_key(attempt: int) -> str:
-    """Where node 0 says which launch this attempt is, and where its ranks meet."""
-    return f"attempts/{attempt:04d}/meeting.json"
+def exits_name(node: int, *, bad: bool) -> str:
+    """In an attempt's folder: how a node's ranks ended; the name tells the others whether badly."""
+    return f"exits-{node:04d}-{'bad' if bad else 'good'}.json"
 
 
 def exits_key(attempt: int, node: int, *, bad: bool) -> str:
-    """Where a node says how its ranks ended; the name tells the other nodes whether badly."""
-    return f"attempts/{attempt:04d}/exits-{node:04d}-{'bad' if bad else 'good'}.json"
+    """Where a node says how its ranks ended."""
+    return f"attempts/{attempt:04d}/{exits_name(node, bad=bad)}"
 
 
 def read_exits(run: Run, attempt: int, node: int) -> list[RankExit] | None:
@@ -118,9 +124,12 @@ def read_exits(run: Run, attempt: int, node: int) -> list[RankExit] | None:
     return None
 
 
-def _await_meeting(run: Run, turn: Turn) -> tuple[int, Meeting]:
+def _await_meeting(run: Run, turn: Turn, requests: Requests) -> tuple[int, Meeting]:
+    """srun ends this node's task where node 0 fails, so the wait may be as long as it likes."""
     deadline = time.monotonic() + MEETING_SECONDS
     while time.monotonic() < deadline:
+        if requests.terminating:
+            raise Stopped("stopped while node 0 was starting")
         newest = insist(partial(attempt_numbers, run.record))[-1:]
         for attempt in newest:
             try:

@@ -25,6 +25,8 @@ def make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "it cannot be written")
+        if folder.stat().st_mode & 0o022:
+            raise PermissionError(13, "others can write there, and so change the code that runs")
     except OSError as error:
         raise UserError(
             f"{folder} cannot be used: {error.strerror}",

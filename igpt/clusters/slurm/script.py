@@ -5,18 +5,25 @@ place after sbatch has answered, and a client that dies in between would leave a
 start. So a job needs nothing from the client but the run's address.
 """
 
+import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
 from igpt.clusters.base import Launch
-from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster
 from igpt.clusters.slurm.place import code_folder, job_folder
+from igpt.clusters.slurm.turn import START_MARK
 from igpt.runs.failures import REQUEUE
+
+#: What sbatch takes from the environment before it looks into the script, and is ours to decide.
+_OVERRULING = frozenset(
+    f"SBATCH_{name}"
+    for name in ("EXPORT", "TIMELIMIT", "NO_REQUEUE", "REQUEUE", "SIGNAL", "OPEN_MODE", "JOB_NAME")
+)
 
 
 class Executor(SlurmExecutor):
@@ -35,8 +42,21 @@ class Executor(SlurmExecutor):
         return self._make_submission_file_text(command, "")
 
     def submit_command(self, command: str) -> str:
-        """Submits; returns the job's id."""
-        return str(self._submit_command(command).job_id)
+        """Submits what `text` shows; returns the job's id.
+
+        Variables that would overrule the script, or are of a job that we are in, are left out.
+        """
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if _overrules(name)}
+        try:
+            return str(self._submit_command(command).job_id)
+        finally:
+            os.environ.update(hidden)
+
+
+def _overrules(name: str) -> bool:
+    if name.startswith(("SLURM_", "SRUN_")):
+        return name not in ("SLURM_CONF", "SLURM_CLUSTERS")
+    return name in _OVERRULING
 
 
 def executor(cluster: SlurmCluster, launch: Launch) -> Executor:
@@ -80,34 +100,59 @@ def parameters(cluster: SlurmCluster, launch: Launch, folder: Path) -> dict[str,
         "mail_user": cluster.mail_user,
         "mail_type": cluster.mail_type,
         "dependency": dependency,
-        "signal_delay_s": cluster.grace_seconds,
+        "signal_delay_s": cluster.grace_seconds + AFTER_SECONDS,
         "additional_parameters": flags,
         # One task a node is the ranks' parent; Slurm 22 and later do not hand the cores of the job
         # on to its steps.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={per_node}", *cluster.srun_args],
-        "setup": setup(cluster, launch.environment, code_folder(cluster, launch.code)),
-        "teardown": [
-            f"{after_command(cluster, launch)} $?",
-            "code=$?",
-            f"# {REQUEUE}: the work is saved, or worth another try.",
-            f'if [ "$code" -eq {REQUEUE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
-            'exit "$code"',
-        ],
+        "setup": setup(cluster, launch),
+        "teardown": teardown(cluster, launch),
     }
 
 
-def setup(cluster: SlurmCluster, environment: Mapping[str, str], code: Path | None) -> list[str]:
+def setup(cluster: SlurmCluster, launch: Launch) -> list[str]:
     """Shell lines before the ranks start."""
+    code = code_folder(cluster, launch.code)
+    reach = sorted(launch.environment.items())
     lines = [
+        f'echo "{START_MARK} $SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" >&2',
         "# Slurm's warnings are for the ranks; this shell lives on to say how it ended.",
         "trap : USR2 TERM",
+        # Where the site or the user has SBATCH_EXPORT=NONE, the steps are still to have ours.
+        "export SLURM_EXPORT_ENV=ALL",
+        f"export IGPT_FOLDER={shlex.quote(str(job_folder(cluster, launch.run_uri)))}",
         # Else `python -m` looks into its working directory before PYTHONPATH.
         "export PYTHONSAFEPATH=1",
-        *(f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.items())),
+        *(f"export {name}={shlex.quote(value)}" for name, value in reach),
     ]
     if code is not None:
         lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
     return lines + cluster.setup
+
+
+def teardown(cluster: SlurmCluster, launch: Launch) -> list[str]:
+    """Shell lines after the ranks: the verdict, and the requeue where it says so."""
+    return [
+        "code=$?",
+        # A container may have no Slurm commands.
+        'export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"',
+        f'{after_command(cluster, launch)} "$code"',
+        "code=$?",
+        f"# {REQUEUE}: saved, or worth another try. The controller may be away for a while.",
+        f'if [ "$code" -eq {REQUEUE} ]; then',
+        "  for pause in 5 10 20 40 80 160 0; do",
+        '    if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then',
+        '      case "$state" in',
+        '        *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;',
+        "        *) break ;;  # Slurm itself has done so",
+        "      esac",
+        '      scontrol requeue "$SLURM_JOB_ID" && break',
+        "    fi",
+        '    sleep "$pause"',
+        "  done",
+        "fi",
+        'exit "$code"',
+    ]
 
 
 def node_command(cluster: SlurmCluster, launch: Launch) -> str:

@@ -4,18 +4,26 @@ Slurm starts a job again by itself, when a node died or a more important job nee
 the job finds out by the record: each attempt names its job and the number of that job's restarts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from igpt.clusters.files import cluster_key
 from igpt.clusters.outcome import settle
 from igpt.clusters.slurm.backend import read_job, write_job
 from igpt.clusters.slurm.client import ask, parse_fields
 from igpt.clusters.slurm.config import SlurmCluster
-from igpt.errors import Superseded
+from igpt.errors import NotFound, Superseded
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers, claim_key
 from igpt.runs.failures import FailureClass, Verdict
+from igpt.runs.reading import read_json
+from igpt.runs.state import RunState, Sight
+
+#: Begins what each start of a job writes into the shared folder, before its launch.
+START_MARK = "igpt-jobs: start"
+
+_OVER = frozenset({RunState.FINISHED, RunState.FAILED, RunState.CANCELLED})
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ def take_turn(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
     found = read_job(run, last)
     if found is None and turn.submitted == last:
         # The client died before it could record the job, or is about to.
-        if write_job(run, last, turn.job, restarts=turn.restarts):
-            run.event(ev.LAUNCHED, writer="supervisor", attempt=last, job=turn.job)
+        write_job(run, last, turn.job, restarts=turn.restarts)
         found = read_job(run, last)
     if found is None or found["job"] != turn.job:
         raise Superseded(f"attempt {last} of run {run.id} is another job's, not {turn.job}'s")
+    if run.status(sight=Sight(True)).state in _OVER:
+        raise Superseded(f"run {run.id} is over")
+    if last == turn.submitted and not _is_launched(run, last):
+        run.event(ev.LAUNCHED, writer="supervisor", attempt=last, job=turn.job)
     if found["restarts"] == turn.restarts and not run.record.exists(claim_key(last)):
         return last
     if run.record.exists(claim_key(last)) and not is_settled(run, last):
@@ -63,14 +74,22 @@ def take_turn(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
 
 
 def open_attempt(run: Run, turn: Turn) -> int:
-    """Makes the next attempt, for this start of the job."""
+    """Makes the next attempt, for this start of the job. The same again is the same attempt."""
     last = max(attempt_numbers(run.record))
-    copied = run.record.get(f"attempts/{last:04d}/cluster.yaml")
-    if not write_job(run, last + 1, turn.job, restarts=turn.restarts):
-        raise Superseded(f"attempt {last + 1} of run {run.id} is another job's")
-    run.record.put(f"attempts/{last + 1:04d}/cluster.yaml", copied)
-    run.event(ev.REQUEUED, writer="supervisor", attempt=last + 1)
-    return last + 1
+    made = {"job": turn.job, "restarts": turn.restarts}
+    number = last if read_job(run, last) == made else last + 1
+    mine = write_job(run, number, turn.job, restarts=turn.restarts)
+    if not mine and read_job(run, number) != made:
+        raise Superseded(f"attempt {number} of run {run.id} is another job's")
+    run.record.put(cluster_key(number), run.record.get(cluster_key(turn.submitted)))
+    if not any(event.attempt == number for event in run.events({ev.REQUEUED})):
+        run.event(ev.REQUEUED, writer="supervisor", attempt=number)
+    return number
+
+
+def _is_launched(run: Run, attempt: int) -> bool:
+    """Whether the client, or an earlier start, has recorded that there is a job."""
+    return any(event.attempt == attempt for event in run.events({ev.LAUNCHED}))
 
 
 def is_settled(run: Run, attempt: int) -> bool:
@@ -81,13 +100,36 @@ def is_settled(run: Run, attempt: int) -> bool:
 
 def lost(run: Run, attempt: int) -> Verdict:
     """Why Slurm started a job again without a word from its ranks: node failure or preemption."""
-    beat = run.heartbeat()
-    down = [fields for fields in nodes() if "DOWN" in fields.get("State", "")]
-    names = ", ".join(fields.get("NodeName", "?") for fields in down)
-    host = f", last seen on {beat.host}" if beat else ""
-    if down:
-        return Verdict("failed", FailureClass.NODE, f"Slurm lost a node ({names}){host}")
-    return Verdict("stopped", FailureClass.PREEMPTED, f"Slurm stopped the job at once{host}")
+    try:
+        hosts = read_json(run.record, meeting_key(attempt))["hosts"]
+    except NotFound:
+        hosts = []
+    if gone := gone_nodes(hosts):
+        return Verdict("failed", FailureClass.NODE, f"node {', '.join(gone)} is gone")
+    return Verdict("stopped", FailureClass.PREEMPTED, "Slurm stopped the job at once")
+
+
+def meeting_key(attempt: int) -> str:
+    """Where node 0 says which launch this attempt is, on which hosts, and where its ranks meet."""
+    return f"attempts/{attempt:04d}/meeting.json"
+
+
+def gone_nodes(hosts: Collection[str]) -> list[str]:
+    """Those of these nodes that Slurm has lost."""
+    return [
+        fields["NodeName"]
+        for fields in nodes()
+        if fields["NodeName"] in hosts and set(fields.get("State", "").split("+")) & _GONE
+    ]
+
+
+#: States of a node in Slurm's words; the star says that it does not answer.
+_GONE = frozenset({"DOWN", "DOWN*", "FAIL", "NOT_RESPONDING"})
+
+
+def hosts_of(nodelist: str) -> list[str]:
+    """The names in a list such as `n[1-3]`; none where Slurm cannot be asked."""
+    return (ask("scontrol", "show", "hostnames", nodelist) or "").split()
 
 
 def nodes() -> list[dict[str, str]]:

@@ -12,12 +12,15 @@
 #SBATCH --open-mode=append
 #SBATCH --output='/shared/my igpt/pretrain-1a2b3c4d-84763f35/%j_0_log.out'
 #SBATCH --requeue
-#SBATCH --signal=USR2@180
+#SBATCH --signal=USR2@210
 #SBATCH --time=24:00:00
 
 # setup
+echo "igpt-jobs: start $SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" >&2
 # Slurm's warnings are for the ranks; this shell lives on to say how it ended.
 trap : USR2 TERM
+export SLURM_EXPORT_ENV=ALL
+export IGPT_FOLDER='/shared/my igpt/pretrain-1a2b3c4d-84763f35'
 export PYTHONSAFEPATH=1
 export IGPT_S3_ENDPOINT=http://10.0.0.1:8333
 export IGPT_S3_REGION='a b'
@@ -29,8 +32,21 @@ srun --unbuffered --output '/shared/my igpt/pretrain-1a2b3c4d-84763f35/%j_%t_log
 
 
 # teardown
-python -u -m igpt.clusters.slurm.after s3://bucket/study/runs/pretrain-1a2b3c4d 3 $?
 code=$?
-# 75: the work is saved, or worth another try.
-if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"
+python -u -m igpt.clusters.slurm.after s3://bucket/study/runs/pretrain-1a2b3c4d 3 "$code"
+code=$?
+# 75: saved, or worth another try. The controller may be away for a while.
+if [ "$code" -eq 75 ]; then
+  for pause in 5 10 20 40 80 160 0; do
+    if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then
+      case "$state" in
+        *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;
+        *) break ;;  # Slurm itself has done so
+      esac
+      scontrol requeue "$SLURM_JOB_ID" && break
+    fi
+    sleep "$pause"
+  done
+fi
 exit "$code"
