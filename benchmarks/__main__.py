@@ -19,6 +19,7 @@ from igpt.config import nearest
 
 SUBJECTS = (
     *("palette", "loader", "sampling", "logistic", "training", "startup", "listing", "restart"),
+    "submission",
 )
 PACKAGES = (
     *("igpt-jobs", "numpy", "scipy", "scikit-learn", "torch", "transformers", "webdataset", "ray"),
@@ -41,9 +42,14 @@ def main() -> None:
     results = {}
     for name in arguments.names or SUBJECTS:
         print(f"benchmarks: {name} ...", file=sys.stderr, flush=True)
+        subject = import_module(f"benchmarks.{name}")
+        if hasattr(subject, "absent") and (lack := subject.absent()):
+            print(f"benchmarks: {name} is left out: {lack}", file=sys.stderr, flush=True)
+            results[name] = []
+            continue
         with tempfile.TemporaryDirectory(prefix="igpt-benchmarks-") as folder:
             os.environ["IGPT_CACHE"] = f"{folder}/cache"
-            figures = import_module(f"benchmarks.{name}").figures(arguments.quick, Path(folder))
+            figures = subject.figures(arguments.quick, Path(folder))
         _show(name, figures)
         results[name] = [figure.plain() for figure in figures]
     document = {"quick": arguments.quick, "machine": machine, "figures": results}

@@ -1,7 +1,7 @@
 """The contract between a run and what it runs on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,6 +84,12 @@ class Backend(Protocol):
         """Starts what looks after the run and returns how to find it again.
 
         Raises Unreachable where it cannot be started, UserError where it is refused.
+        """
+
+    def jobs_of(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """How the scheduler knows runs that another is to wait for; none where it need not know.
+
+        Raises UserError where it cannot wait for one of them.
         """
 
     def look(self, run: Run) -> Sight:

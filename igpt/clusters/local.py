@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +119,10 @@ class LocalBackend:
             f"the supervisor of run {run.id} {how}: {said[-1] if said else 'no output'}",
             mend=f"Its output is in {output}; igpt-jobs status {run.id} says how it stands",
         )
+
+    def jobs_of(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """None: the supervisor itself looks at the runs that it waits for."""
+        return ()
 
     def look(self, run: Run) -> Sight:
         """Whether the supervisor's process is there, where it is on this machine."""

@@ -44,6 +44,7 @@ _TICK = 0.1  # seconds between looks at the ranks
 _SHIP_SECONDS = 1.0  # between shipments of new output
 _SAMPLE_SECONDS = 1.0  # between looks at the memory
 _SETTLE_SECONDS = 5.0  # for the other ranks to end by themselves after one ended badly
+_START_SECONDS = 600.0  # for imports, data and compilation, before the first step can be late
 _DUMP_SECONDS = 2.0  # for stacks to be written
 _PEERS_SECONDS = 8.0  # for the other nodes to see that no step is made, and to ask their ranks
 
@@ -60,7 +61,7 @@ class Ranks:
     master_address: str = "127.0.0.1"
     node: int = 0  # node 0 has rank 0, and keeps the heartbeat
     nodes: int = 1
-    hang_seconds: float | None = None  # without a step, counted from the start; None: for ever
+    hang_seconds: float | None = None  # without a step is a hang; None: it never is
 
     @property
     def world_size(self) -> int:
@@ -172,6 +173,8 @@ class _Watch:
             if changed != self.seen:
                 self.seen, self.moved = changed, now
         limit = self.ranks.hang_seconds
+        if limit is not None and self.seen is None:
+            limit += _START_SECONDS
         if limit is not None and now - self.moved > limit and self.hung is None:
             why = f"no step for {now - self.moved:.0f} s"
             body = json.dumps({"time": time.time(), "reason": why}).encode()

@@ -107,7 +107,6 @@ def tell(run: Run, attempt: int, notice: NotifyConfig, state: State, reason: str
 
 
 def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final: bool) -> Settled:
-
     def note(kind: str, **fields: Any) -> None:
         run.event(kind, writer="supervisor", attempt=attempt, reason=verdict.reason, **fields)
 
@@ -119,6 +118,8 @@ def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final
     if verdict.outcome == "superseded" or superseded(run.record, attempt):
         note(ev.SUPERSEDED)
         return Settled(ev.SUPERSEDED)
+    if run.record.exists("result.json"):  # whatever became of the ranks after they had made it
+        return Settled(ev.FINISHED)
     if cancel_requested(run.events(ev.LIFE)):
         note(ev.CANCELLED)
         return Settled(ev.CANCELLED)

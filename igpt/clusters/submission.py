@@ -6,7 +6,7 @@ that dies in between leaves a run that `list` shows and `resume` adopts, never a
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Proposal:
     def plan(self) -> Plan:
         """What would be started, to the letter."""
         backend = self.cluster.backend()
-        return backend.plan(_launch_of(self.run, 1, self.code.digest, _jobs(self.after)))
+        return backend.plan(_launch_of(self.run, 1, self.code.digest, backend.jobs_of(self.after)))
 
 
 @dataclass(frozen=True)
@@ -212,13 +212,15 @@ def resume(
         taken, files = snapshot.take(Path(igpt.__file__).parent)
         snapshot.publish(run.root, taken, files)
         code = taken.digest
-    attempt = max(attempt_numbers(run.record), default=0) + 1
+    attempt = _newest_attempt(run) + 1
     try:
         _launch(run, chosen, attempt, code=code, after=waiting, from_step=from_step)
     except UserError as error:
-        # Refused: nothing was started, and nobody else will say how the attempt ended.
-        fields = {"class": FailureClass.USER_ERROR.value, "reason": error.what, "final": True}
-        run.event(ev.FAILED, writer="client", attempt=attempt, **fields)
+        # Refused: the attempt never was, and a run that still lives is left as it is.
+        run.record.delete([cluster_key(attempt)])
+        if not now.state.active:
+            fields = {"class": FailureClass.USER_ERROR.value, "reason": error.what, "final": True}
+            run.event(ev.FAILED, writer="client", attempt=attempt, **fields)
         raise
     return chosen
 
@@ -229,8 +231,7 @@ def cancel(run: Run) -> Status:
     now = run.status(sight=sight)
     if now.state in (RunState.FINISHED, RunState.FAILED, RunState.CANCELLED):
         return now
-    submitted = run.last_event(ev.SUBMITTED)
-    attempt = max([*attempt_numbers(run.record), submitted.attempt or 0 if submitted else 0])
+    attempt = _newest_attempt(run)
     run.event(ev.CANCEL_REQUESTED, writer="client", attempt=attempt)
     cluster = cluster_of(run)
     found = cluster.backend().cancel(run) if cluster else False
@@ -289,6 +290,13 @@ def describe(submission: Submission) -> dict[str, Any]:
     }
 
 
+def _newest_attempt(run: Run) -> int:
+    """The newest attempt that was begun, or only meant: its client died, or it was refused."""
+    submitted = run.last_event(ev.SUBMITTED)
+    meant = submitted.attempt if submitted else None
+    return max([*attempt_numbers(run.record), meant or 0])
+
+
 def _launch(
     run: Run,
     cluster: ClusterConfig,
@@ -304,13 +312,7 @@ def _launch(
         more["after"] = [other.id for other in after]
     run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
     run.record.put(cluster_key(attempt), dump_yaml(cluster).encode())
-    cluster.backend().submit(run, _launch_of(run, attempt, code, _jobs(after)))
-
-
-def _jobs(runs: Iterable[Run]) -> tuple[str, ...]:
-    """How the scheduler knows these runs, where one does."""
-    found = [run.last_event(ev.LAUNCHED) for run in runs]
-    return tuple(str(one.fields["job"]) for one in found if one and "job" in one.fields)
+    cluster.backend().submit(run, _launch_of(run, attempt, code, cluster.backend().jobs_of(after)))
 
 
 def _launch_of(run: Run, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:

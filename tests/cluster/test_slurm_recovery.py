@@ -55,7 +55,7 @@ def test_a_run_longer_than_its_time_limit_takes_as_many_as_it_needs(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    longer = (*LONG, "schedule.steps=6000", "checkpoints.every_steps=5000")
+    longer = (*LONG, "schedule.steps=3000", "checkpoints.every_steps=5000")
     run = study.start(root, where(tmp_path, time="1", grace_seconds=15), *longer)
     straight = scenario.yardstick(digits, scenario.base_folder(tmp_path_factory), *longer)
     assert scenario.ended(run, 800).state is RunState.FINISHED, scenario.story(run)

@@ -6,6 +6,7 @@ bit, with no step twice.
 
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from igpt.clusters import resume, status
 from igpt.errors import UserError
 from igpt.jobs.references import committed_checkpoints, newest_checkpoint
 from igpt.runs import events as ev
+from igpt.runs.logs import new_lines
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.support import study
@@ -161,3 +163,31 @@ def test_the_same_work_in_two_stores_is_two_runs_on_one_machine(root: Store) -> 
         assert study.ended(first).state is RunState.FINISHED
         assert study.ended(second).state is RunState.FINISHED
         assert study.losses(first) == study.losses(second)
+
+
+def test_a_worker_that_is_stuck_is_found_dumped_and_started_again(
+    root: Store, tmp_path: Path
+) -> None:
+    heard = tmp_path / "heard"
+    tell = {"on": ("requeued", "finished"), "command": ("sh", "-c", f"cat >> {heard}")}
+    run = study.start(
+        root, study.cluster(workers=2, hang_seconds=5, notify=tell), "schedule.steps=400"
+    )
+    study.reached(run, 10)
+    victim = next(
+        pid
+        for pid in study.processes(run, "igpt.jobs")
+        if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+    )
+    study.send([victim], signal.SIGSTOP)
+    assert study.ended(run).state is RunState.FINISHED
+    (failed,) = [event.fields for event in run.events({ev.FAILED})]
+    assert (failed["class"], failed["final"]) == ("hang", False)
+    assert "rank 1 is stopped" in failed["reason"]
+    logs = "".join(line for _, line in new_lines(run.record, 1, set(), rank=0))
+    assert "igpt/training/loop.py" in logs
+    assert len(run.claims()) == 2
+    assert sorted(study.losses(run)) == list(range(1, 401))
+    told = heard.read_text()
+    assert '"state": "requeued"' in told
+    assert '"state": "finished"' in told

@@ -188,7 +188,8 @@ def step_words(folder: Path, turn: Turn) -> str:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 65_536))
             text = file.read().decode(errors="replace")
-        words += text.rpartition(f"{START_MARK} {turn.launch}")[2]
+        _, mark, since = text.rpartition(f"{START_MARK} {turn.launch}\n")
+        words += since if mark else ""
     return words
 
 

@@ -5,7 +5,9 @@ before it could record the id is found again, and never submitted twice.
 """
 
 import json
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.reading import read_json
 from igpt.runs.state import Sight
+
+log = logging.getLogger("igpt")
 
 #: One for all runs that this process asks about.
 SLURM = Slurm()
@@ -79,6 +83,16 @@ class SlurmBackend:
         run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **launched)
         return launched
 
+    def jobs_of(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """The runs' jobs, for a dependency of Slurm's."""
+        jobs = {run.id: recorded_job(run) for run in runs}
+        if missing := [identifier for identifier, job in jobs.items() if job is None]:
+            raise UserError(
+                f"run {missing[0]} is no job of Slurm, so that Slurm cannot wait for it",
+                mend=f"Submit again when {missing[0]} has finished",
+            )
+        return tuple(str(job) for job in jobs.values())
+
     def look(self, run: Run) -> Sight:
         """What Slurm says of the run's job: its queue first, then its memory."""
         if SLURM.queue() is None:
@@ -102,12 +116,17 @@ class SlurmBackend:
         if found is None:
             return False
         if found.waiting:
-            client.tell("scancel", "--state=PENDING", found.job)  # not if it has started meanwhile
+            # Not if it has started meanwhile.
+            problem = client.instruct("scancel", "--state=PENDING", found.job)
+            if problem:
+                raise Unreachable(f"Slurm does not cancel job {found.job}: {problem}")
             SLURM.forget()
             queue = SLURM.queue()
             if queue is not None and found.job not in queue:
                 return False
-        client.tell("scancel", "--signal=USR1", found.job)
+        problem = client.instruct("scancel", "--signal=USR1", found.job)
+        if problem:  # the request is in the record, and is found there within seconds
+            log.warning("%s", problem)
         return True
 
     def _job(self, run: Run) -> QueuedJob | None:
@@ -130,7 +149,7 @@ class SlurmBackend:
         """Takes our job back where another client was quicker; it may also be ours that began."""
         owner = read_job(run, attempt)
         if owner is not None and owner["job"] != job:
-            client.tell("scancel", job)
+            client.instruct("scancel", job)
             SLURM.forget()
             raise Superseded(
                 f"another client has submitted attempt {attempt} of run {run.id} meanwhile",

@@ -174,7 +174,7 @@ def ask(*command: str) -> str | None:
     return answer.stdout if answer.returncode == 0 else None
 
 
-def tell(*command: str) -> str | None:
+def instruct(*command: str) -> str | None:
     """Runs a command that changes something; returns what went wrong, if it did."""
     try:
         answer = subprocess.run(

@@ -1,0 +1,173 @@
+"""What a job of Slurm reads from and writes into the record: whose turn it is, and what follows.
+
+No Slurm is needed: a start of a job is a number and a count of restarts.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from igpt.clusters.files import cluster_key
+from igpt.clusters.slurm.after import (
+    attempt_of,
+    fruitless,
+    seconds_left,
+    step_words,
+    was_cancelled,
+)
+from igpt.clusters.slurm.backend import read_job, write_job
+from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.turn import START_MARK, Turn, open_attempt, take_turn
+from igpt.config import dump_yaml
+from igpt.errors import Superseded
+from igpt.runs import Run
+from igpt.runs import events as ev
+from igpt.runs.attempts import Claim, claim
+from igpt.runs.record import open_run
+from igpt.storage import Store
+
+CLUSTER = SlurmCluster(workers=2)
+
+
+@pytest.fixture
+def run(store: Store) -> Run:
+    """A run that has been submitted as job 17, for its first attempt."""
+    run = open_run(store, "tiny-1a2b3c4d")
+    run.record.put("spec.yaml", b"job: pretrain\nname: tiny\nconfig: {}\ninputs: {}\n")
+    submitted(run, 1)
+    assert write_job(run, 1, "17", restarts=0)
+    return run
+
+
+def submitted(run: Run, attempt: int) -> None:
+    run.event(ev.SUBMITTED, writer="client", attempt=attempt)
+    run.record.put(cluster_key(attempt), dump_yaml(CLUSTER).encode())
+
+
+def started(run: Run, attempt: int, step: int = 0) -> None:
+    wanted = Claim(attempt, f"17.{attempt}", "n1", 2, 0.0, step, attempt - 1 if step else None)
+    assert claim(run.record, wanted)
+    run.event(ev.STARTED, writer="worker", attempt=attempt)
+
+
+def saved(run: Run, attempt: int, step: int) -> None:
+    run.record.put(f"checkpoints/step-{step:09d}/attempt-{attempt}/COMMITTED", b"x")
+
+
+def kinds(run: Run) -> list[tuple[int | None, str]]:
+    return [(event.attempt, event.kind) for event in run.events(ev.LIFE)]
+
+
+def test_the_first_start_takes_the_attempt_it_was_submitted_for(run: Run) -> None:
+    assert take_turn(run, Turn("17", 0, 1), CLUSTER) == 1
+    assert (1, ev.LAUNCHED) in kinds(run)  # its client may have died before it could say so
+
+
+def test_a_job_whose_client_died_before_recording_it_records_itself(store: Store) -> None:
+    run = open_run(store, "tiny-1a2b3c4d")
+    submitted(run, 1)
+    assert take_turn(run, Turn("17", 0, 1), CLUSTER) == 1
+    assert read_job(run, 1) == {"job": "17", "restarts": 0}
+    with pytest.raises(Superseded, match="another job's, not 18's"):
+        take_turn(run, Turn("18", 0, 1), CLUSTER)
+
+
+def test_a_start_by_slurm_itself_settles_the_lost_attempt_and_takes_the_next(run: Run) -> None:
+    started(run, 1)
+    assert take_turn(run, Turn("17", 1, 1), CLUSTER) == 2
+    assert (1, ev.PREEMPTED) in kinds(run)
+    assert (2, ev.REQUEUED) in kinds(run)
+    assert read_job(run, 2) == {"job": "17", "restarts": 1}
+    assert run.record.get(cluster_key(2)) == run.record.get(cluster_key(1))
+
+
+def test_a_start_after_our_own_requeue_takes_what_was_made_ready(run: Run) -> None:
+    started(run, 1)
+    run.event(ev.FAILED, writer="supervisor", attempt=1, final=False, **{"class": "node"})
+    assert open_attempt(run, Turn("17", 1, 1)) == 2
+    assert take_turn(run, Turn("17", 1, 1), CLUSTER) == 2
+    assert kinds(run).count((2, ev.REQUEUED)) == 1
+
+
+def test_to_open_an_attempt_twice_is_to_open_it_once(run: Run) -> None:
+    """The store may go away in the middle of it."""
+    run.record.create("attempts/0002/job.json", b'{"job": "17", "restarts": 1}')
+    assert open_attempt(run, Turn("17", 1, 1)) == 2
+    assert open_attempt(run, Turn("17", 1, 1)) == 2
+    assert kinds(run).count((2, ev.REQUEUED)) == 1
+
+
+def test_a_job_that_was_overtaken_by_a_resume_elsewhere_is_superseded(run: Run) -> None:
+    started(run, 1)
+    submitted(run, 2)
+    with pytest.raises(Superseded, match="attempt 2"):
+        take_turn(run, Turn("17", 1, 1), CLUSTER)
+    assert attempt_of(run, Turn("17", 0, 1)) is None
+
+
+@pytest.mark.parametrize("kind", [ev.CANCELLED, ev.FAILED, "result"])
+def test_a_run_that_is_over_is_not_started_again_by_a_late_requeue(run: Run, kind: str) -> None:
+    started(run, 1)
+    if kind == "result":
+        run.record.put("result.json", b"{}")
+    else:
+        run.event(kind, writer="supervisor", attempt=1, final=True, **{"class": "node"})
+    with pytest.raises(Superseded, match="is over"):
+        take_turn(run, Turn("17", 1, 1), CLUSTER)
+
+
+def test_attempts_that_save_nothing_new_come_to_an_end(run: Run) -> None:
+    for attempt in (1, 2, 3):
+        if attempt > 1:
+            open_attempt(run, Turn("17", attempt - 1, 1))
+        assert not fruitless(run, attempt, 3)
+        started(run, attempt)
+    assert fruitless(run, 3, 3)
+    saved(run, 3, 40)
+    assert not fruitless(run, 3, 3)
+
+
+def test_a_resume_begins_the_count_anew(run: Run) -> None:
+    started(run, 1)
+    open_attempt(run, Turn("17", 1, 1))
+    started(run, 2)
+    submitted(run, 3)
+    write_job(run, 3, "18", restarts=0)
+    started(run, 3)
+    assert not fruitless(run, 3, 3)
+
+
+SCANCEL = {"JobState": "COMPLETING", "EndTime": "2026-11-24T14:00:00", "Restarts": "0"}
+TIME = {"TimeLimit": "01:00:00", "RunTime": "00:10:00"}
+
+
+@pytest.mark.parametrize(
+    ("job", "cancelled"),
+    [
+        (SCANCEL | TIME, True),
+        (SCANCEL | {"TimeLimit": "UNLIMITED", "RunTime": "00:10:00"}, True),
+        (SCANCEL | TIME | {"JobState": "RUNNING"}, False),
+        (SCANCEL | TIME | {"Restarts": "1"}, False),  # a preemption: Slurm has requeued it
+        (SCANCEL | TIME | {"RunTime": "01:00:10"}, False),  # its time was up
+        ({}, False),  # in a container without Slurm's commands
+    ],
+)
+def test_an_administrators_scancel_is_told_from_a_preemption_and_a_time_limit(
+    job: dict[str, str], cancelled: bool
+) -> None:
+    assert was_cancelled(job, Turn("17", 0, 1)) == cancelled
+
+
+def test_the_time_left_is_slurms_own() -> None:
+    assert seconds_left(TIME) == 3000
+    assert seconds_left({"TimeLimit": "1-00:00:00", "RunTime": "23:59:00"}) == 60
+    assert seconds_left({"TimeLimit": "UNLIMITED", "RunTime": "00:10:00"}) is None
+
+
+def test_words_of_an_earlier_start_are_not_those_of_this_one(tmp_path: Path) -> None:
+    """Slurm appends: an old kill for want of memory is no reason now."""
+    text = f"{START_MARK} 17.0\noom-kill\n{START_MARK} 17.1\nall is well\n"
+    (tmp_path / "17_0_log.err").write_text(text)
+    (tmp_path / "17_1_log.err").write_text(f"{START_MARK} 17.0\noom-kill\n")
+    assert step_words(tmp_path, Turn("17", 1, 1)).strip() == "all is well"
+    assert "oom-kill" not in step_words(tmp_path, Turn("17", 2, 1))
