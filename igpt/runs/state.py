@@ -86,7 +86,7 @@ def derive(
         if event.kind == ev.CANCELLED:
             return Status(
                 RunState.CANCELLED,
-                "cancelled by the user",
+                f"cancelled by {_canceller(since)}",
                 f"igpt-jobs resume {run} goes on from its last checkpoint",
                 5,
             )
@@ -100,13 +100,14 @@ def derive(
             )
     resume = f"igpt-jobs resume {run} goes on from the last committed checkpoint"
     if sight.alive and sight.waiting:
-        return Status(RunState.QUEUED, sight.reason)
+        return Status(RunState.QUEUED, _waiting(since, sight.reason))
     launched = any(event.kind == ev.LAUNCHED for event in since)
     if not launched and not sight.alive:
         begun = since[0].time if since else created or 0.0
         if now - begun < LAUNCH_GRACE:
             return Status(RunState.SUBMITTED, "recorded, not launched yet")
-        return Status(RunState.STALLED, "recorded, but never launched (the client died)", resume, 6)
+        why = sight.reason or "the client died"
+        return Status(RunState.STALLED, f"recorded, but never launched ({why})", resume, 6)
     if sight.alive is False:
         saved = since[-1].kind == ev.PREEMPTED
         why = "stopped with its machine, saved" if saved else "its supervisor is gone"
@@ -126,6 +127,19 @@ def derive(
     if heartbeat and heartbeat.phase == "running":
         return Status(RunState.RUNNING)
     return Status(RunState.QUEUED, "waiting for a free slot")
+
+
+def _waiting(since: Sequence[Event], reason: str) -> str:
+    """What it waits for, and how the last attempt ended where there was one."""
+    for event in reversed(since):
+        if event.kind in (ev.PREEMPTED, ev.FAILED):
+            return f"{event.fields.get('class')}: {event.fields.get('reason')}; now {reason}"
+    return reason
+
+
+def _canceller(since: Sequence[Event]) -> str:
+    asked = [event for event in since if event.kind == ev.CANCEL_REQUESTED]
+    return str(asked[-1].fields.get("by", "the user")) if asked else "the user"
 
 
 def failures_since_launch(history: Sequence[Event]) -> list[str]:

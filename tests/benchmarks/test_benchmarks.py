@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.__main__ import SUBJECTS
 from benchmarks.harness import Figure, compare
+from tests.support.slurm import missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,8 @@ def test_the_last_line_is_one_document_with_every_figure(subjects: tuple[str, ..
     assert tuple(document["figures"]) == subjects
     for subject, figures in document["figures"].items():
         shown = [line for line in lines if line.startswith(f"{subject}: ")]
-        assert len(shown) == len(figures) >= 1
+        needed = 0 if subject == "submission" and missing() else 1
+        assert len(shown) == len(figures) >= needed
         for figure in figures:
             assert 0 < figure["ratio_min"] <= figure["ratio"] <= figure["ratio_max"]
             assert len(figure["ours"]) == len(figure["theirs"])

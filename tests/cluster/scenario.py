@@ -5,6 +5,7 @@ have to be the same, to the last bit, with no step twice.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections import Counter
@@ -47,12 +48,12 @@ def where(folder: Path, **fields: Any) -> SlurmCluster:
 
 def yardstick(digits: Path, base: Path, *overrides: str) -> dict[int, float]:
     """The losses of the undisturbed run, trained once for all tests of a session."""
-    name = "yardstick-" + "-".join(overrides).replace(".", "_").replace("=", "_")
-    result = base / f"{name[:100]}.json"
-    with (base / f"{name[:100]}.lock").open("w") as lock:
+    name = f"yardstick-{hashlib.sha256(repr(overrides).encode()).hexdigest()[:8]}"
+    result = base / f"{name}.json"
+    with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not result.exists():
-            store = open_store(str(base / name[:100]))
+            store = open_store(str(base / name))
             for info in open_store(str(digits)).objects("data/"):
                 store.put(info.key, open_store(str(digits)).get(info.key))
             with study.cleaned(store):

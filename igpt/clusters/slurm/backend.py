@@ -79,7 +79,7 @@ class SlurmBackend:
         SLURM.forget()
         if not write_job(run, launch.attempt, job, restarts=0):
             self._give_way(run, launch.attempt, job)
-        launched = {"job": job, "folder": str(folder)}
+        launched = {"job": job, "folder": str(folder), "slurm": SLURM.cluster_name()}
         run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **launched)
         return launched
 
@@ -95,15 +95,20 @@ class SlurmBackend:
 
     def look(self, run: Run) -> Sight:
         """What Slurm says of the run's job: its queue first, then its memory."""
-        if SLURM.queue() is None:
-            return Sight(None, reason="Slurm cannot be asked from here")
         found = self._job(run)
         if found is not None:
             return Sight(True, found.idle, found.described)
+        if SLURM.queue() is None:
+            return Sight(None, reason="Slurm cannot be asked from here")
         job = recorded_job(run)
         known = SLURM.known(job) if job is not None else None
         if known is None or known.name != run.id:  # forgotten, or a number that was used again
-            return Sight(None, reason=f"Slurm knows no job {job} of this run" if job else "")
+            launched = run.last_event(ev.LAUNCHED)
+            home = launched.fields.get("slurm") if launched else None
+            # The login node of another cluster, with the same store, would not know it either.
+            forgotten = home is not None and home == SLURM.cluster_name()
+            why = f"Slurm knows no job {job} of this run" if job else ""
+            return Sight(False if forgotten else None, reason=why)
         if known.over:
             return Sight(False, reason=f"Slurm job {job} ended as {known.state}, {known.code}")
         return Sight(
@@ -161,7 +166,8 @@ class SlurmBackend:
         SLURM.forget()
         found = self._unrecorded(run)
         if found is None:
-            raise error
+            then = f"then igpt-jobs resume {run.id}"
+            raise type(error)(error.what, mend=f"{error.mend}; {then}" if error.mend else then)
         return found.job
 
 

@@ -87,6 +87,7 @@ class Slurm:
         self._queue: dict[str, QueuedJob] | None = None
         self._asked = float("-inf")
         self._took = 0.0
+        self._name: str | None = None
         self._over: dict[str, KnownJob] = {}  # of jobs that have ended, nothing changes any more
         self._lock = threading.Lock()
 
@@ -101,6 +102,15 @@ class Slurm:
                 self._asked = time.monotonic()
                 self._took = self._asked - begun
             return self._queue
+
+    def cluster_name(self) -> str | None:
+        """The name of the cluster that we ask; None where it does not answer."""
+        if self._name is None:
+            for line in (ask("scontrol", "show", "config") or "").splitlines():
+                key, _, value = line.partition("=")
+                if key.strip() == "ClusterName":
+                    self._name = value.strip()
+        return self._name
 
     def forget(self) -> None:
         """Makes the next look a new one."""
@@ -198,7 +208,7 @@ def check_login_node() -> None:
 
 def rejected(words: str) -> UserError | Unreachable:
     """The error for a submission that sbatch refused, by its own words."""
-    said = " ".join(words.split()).removeprefix("sbatch: ")
+    said = " ".join(words.replace("sbatch: error: ", "").split())
     if any(away in said.lower() for away in _AWAY):
         return Unreachable(
             f"Slurm cannot be reached: {said}", mend="`scontrol ping` shows whether it is back"

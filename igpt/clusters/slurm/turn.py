@@ -4,6 +4,7 @@ Slurm starts a job again by itself, when a node died or a more important job nee
 the job finds out by the record: each attempt names its job and the number of that job's restarts.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -63,7 +64,8 @@ def take_turn(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
     if run.status(sight=Sight(True)).state in _OVER:
         raise Superseded(f"run {run.id} is over")
     if last == turn.submitted and not _is_launched(run, last):
-        run.event(ev.LAUNCHED, writer="supervisor", attempt=last, job=turn.job)
+        where = {"job": turn.job, "slurm": os.environ.get("SLURM_CLUSTER_NAME")}
+        run.event(ev.LAUNCHED, writer="supervisor", attempt=last, **where)
     if found["restarts"] == turn.restarts and not run.record.exists(claim_key(last)):
         return last
     if run.record.exists(claim_key(last)) and not is_settled(run, last):
