@@ -109,10 +109,8 @@ def test_a_node_that_is_cut_off_is_fenced_and_the_run_goes_on_without_it(
     assert scenario.ended(run).state is RunState.FINISHED, scenario.story(run)
     study.until(lambda: private_slurm.node_state(lost) == "IDLE", "the node is back", 60)
     assert {key for key in scenario.written(run.record) if "attempts/0001" in key} == old
-    assert set(committed_checkpoints(run)) >= set(checkpoints[-1:])
-    assert [
-        one for one in committed_checkpoints(run) if one[1] == 1 and one not in checkpoints
-    ] == []
+    late = [one for one in committed_checkpoints(run) if one[1] == 1 and one not in checkpoints]
+    assert late == []
     assert study.losses(run) == straight
 
 
