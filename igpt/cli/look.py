@@ -13,7 +13,7 @@ from typing import Any
 
 from igpt.cli.view import DAMAGED, Checkpoint, Loss, Row, RunView, attempts, extended, remaining
 from igpt.clusters import status
-from igpt.clusters.submission import cluster_of
+from igpt.clusters.standing import cluster_of
 from igpt.errors import DataCorrupt, NotFound
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers

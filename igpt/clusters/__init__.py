@@ -7,17 +7,9 @@ status, look              how a run stands, and what its backend sees of it
 
 from igpt.clusters.base import Backend, ClusterConfig, Plan
 from igpt.clusters.files import load_cluster
-from igpt.clusters.submission import (
-    Proposal,
-    Submission,
-    accept,
-    cancel,
-    look,
-    propose,
-    resume,
-    status,
-    submit,
-)
+from igpt.clusters.standing import look, status
+from igpt.clusters.steering import cancel, resume
+from igpt.clusters.submission import Proposal, Submission, accept, propose, submit
 
 __all__ = [
     "Backend",

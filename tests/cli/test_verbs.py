@@ -78,8 +78,6 @@ def test_control_c_leaves_a_followed_run_alive(root: Store, tmp_path: Path) -> N
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, and so all tests started by one, ignore interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert follower.stderr is not None

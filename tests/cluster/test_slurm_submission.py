@@ -21,7 +21,7 @@ from igpt.clusters.base import Launch
 from igpt.clusters.slurm.backend import SLURM, recorded_job
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.place import job_folder
-from igpt.clusters.submission import code_of
+from igpt.clusters.steering import code_of
 from igpt.config import dump_yaml, load
 from igpt.errors import Superseded, UserError
 from igpt.jobs import find_job

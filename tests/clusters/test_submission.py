@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from igpt.clusters import cancel, resume, status, submit
-from igpt.clusters.submission import code_of
+from igpt.clusters.steering import code_of
 from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs import find_job
