@@ -12,7 +12,6 @@ from igpt.storage import Store, open_store
 from tests.support import study
 from tests.support.s3_server import S3Server
 
-
 # A shell's background jobs ignore interrupts, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
