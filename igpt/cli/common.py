@@ -5,7 +5,9 @@ With --json one document goes to standard output; messages for people always go 
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +97,19 @@ def age(then: float, now: float | None = None) -> str:
 
 
 def facts_table(facts: dict[str, str]) -> str:
-    """Facts as aligned lines."""
+    """Facts as aligned lines; on a terminal long ones go on below where they begin."""
     width = max((len(key) for key in facts), default=0)
-    return "\n".join(f"  {key:<{width}}  {value}" for key, value in facts.items())
+    columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+    indent = " " * (width + 4)
+    lines = [
+        textwrap.wrap(
+            f"  {key:<{width}}  {value}",
+            max(columns, width + 30),
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            drop_whitespace=False,
+        )
+        for key, value in facts.items()
+    ]
+    return "\n".join(line.rstrip() for wrapped in lines for line in wrapped)

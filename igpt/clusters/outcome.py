@@ -4,6 +4,7 @@ The same on every kind of cluster: the local supervisor and the last lines of a 
 """
 
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -132,4 +133,12 @@ def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final
     history = [FailureClass(one) for one in before] + [failure]
     again = may_retry(failure, history, budget) and not final
     note(ev.FAILED, **{"class": failure.value, "final": not again})
-    return Settled(ev.FAILED, again, min(30.0, 0.25 * 2 ** history.count(failure)))
+    return Settled(ev.FAILED, again, _pause(run))
+
+
+def _pause(run: Run) -> float:
+    """Longer with each failure since the last checkpoint: what saves in between may hurry."""
+    saved = run.last_event(ev.CHECKPOINTED)
+    since = saved.time if saved else 0.0
+    failures = [event for event in run.events({ev.FAILED}) if event.time > since]
+    return min(30.0, math.ldexp(0.125, len(failures)))
