@@ -159,7 +159,7 @@ class _Watch:
         if reason == HANG:
             self.dump()
             return
-        self.fenced = reason in (FENCED, DELETED)
+        self.fenced = self.fenced or reason in (FENCED, DELETED)
         hurry = {DELETED: 0.0, FENCED: _SETTLE_SECONDS, PEERS: _SETTLE_SECONDS}
         grace = hurry.get(reason, self.ranks.grace_seconds)
         self._kill_by(now + grace)
