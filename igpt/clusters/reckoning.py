@@ -22,6 +22,7 @@ from igpt.jobs.estimate import (
     readable_bytes,
     training_memory,
 )
+from igpt.training.config import TOKENS_ON_CPU
 from igpt.training.throughput import peak_flops
 
 #: Share of a device's peak that training is assumed to reach where nothing has measured it. GPT-2
@@ -31,8 +32,6 @@ ASSUMED_MFU = 0.35
 STARTUP_SECONDS = 120.0
 #: Share of a device's memory that a network can have; the rest goes to CUDA and to gaps.
 USABLE_MEMORY = 0.9
-#: Tokens at once on a CPU with batch.micro=auto, as igpt.training.step has it.
-TOKENS_ON_CPU = 16_384
 #: A learning rate this factor from the paper's, or further, is worth a word.
 FAR_RATE = 2.0
 

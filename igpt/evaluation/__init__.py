@@ -11,7 +11,7 @@ Needs torch only where a network is run.
 from igpt.evaluation.baselines import raw_pixels
 from igpt.evaluation.budgets import label_subset
 from igpt.evaluation.feature_pass import model_digest, write_features
-from igpt.evaluation.features import Features, feature_bytes, features_key, open_features
+from igpt.evaluation.features import Features, features_key, open_features
 from igpt.evaluation.logistic import LogisticPath, logistic_path
 from igpt.evaluation.probe import (
     ProbeRow,
@@ -30,7 +30,6 @@ __all__ = [
     "ProbeRow",
     "Selection",
     "Subset",
-    "feature_bytes",
     "features_key",
     "label_subset",
     "logistic_path",

@@ -23,7 +23,6 @@ from igpt.config import Strict
 from igpt.data.index import Shard
 from igpt.data.shard_cache import ShardCache
 from igpt.errors import DataCorrupt, NotFound, UserError
-from igpt.model.config import ModelConfig
 from igpt.storage import Store
 
 _SPLITS = ("train", "validation", "test")
@@ -52,11 +51,6 @@ def features_key(model_digest: str, data_digest: str) -> str:
     """The name of the folder for a model's features of a data set: 32 hexadecimal characters."""
     text = f"igpt-features 1 mean-pooled ln_1\n{model_digest}\n{data_digest}\n"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def feature_bytes(config: ModelConfig, samples: int) -> int:
-    """Bytes of all layers' features of `samples` images: 2 (L+1) N d."""
-    return 2 * (config.layers + 1) * samples * config.width
 
 
 class Features:

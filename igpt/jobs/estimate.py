@@ -162,11 +162,6 @@ def checkpoints_kept(recipe: TrainingConfig) -> tuple[int, int]:
     return settings.keep, sum(milestone < steps for milestone in set(settings.milestones))
 
 
-def feature_bytes(model: ModelConfig, samples: int) -> int:
-    """Bytes of all layers' float16 features of `samples` images: 2 (L+1) N d."""
-    return 2 * (model.layers + 1) * samples * model.width
-
-
 def paper_learning_rate(model: ModelConfig) -> tuple[str, float] | None:
     """The preset that this shape is, and the paper's rate for it; None where there is none."""
     for name, shape in PRESETS.items():

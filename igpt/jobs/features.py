@@ -10,7 +10,6 @@ from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.jobs.estimate import (
     Inference,
     Need,
-    feature_bytes,
     forward_flops,
     inference_memory,
     readable_bytes,
@@ -104,7 +103,7 @@ def model_shape(root: Store, reference: str, index: Index) -> ModelConfig:
 
 def features_need(shape: ModelConfig, samples: int, batch: int, *, networks: int = 1) -> Need:
     """What it takes to make all layers' features of `samples` images by so many networks."""
-    size = networks * feature_bytes(shape, samples)
+    size = networks * shape.feature_bytes(samples)
     of_each = f" x {networks} networks" if networks > 1 else ""
     return Need(
         facts={

@@ -60,6 +60,10 @@ class ModelConfig(Strict):
         blocks = layers * (12 * d * d + 2 * d)
         return blocks + d + self.positions * d + 2 * self.colors * d + d
 
+    def feature_bytes(self, samples: int) -> int:
+        """Bytes of all layers' float16 features of `samples` images: 2 (L+1) N d."""
+        return 2 * (self.layers + 1) * samples * self.width
+
     def training_flops_per_token(self) -> int:
         """Floating point operations to train on one token: 6N + 12 L d T.
 

@@ -9,6 +9,9 @@ from pydantic import Field, model_serializer, model_validator
 
 from igpt.config import Strict
 
+#: Tokens that go through the network at once on a processor, where no memory limit shows itself.
+TOKENS_ON_CPU = 16_384
+
 Positive = Annotated[int, Field(gt=0)]
 
 

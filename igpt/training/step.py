@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from igpt.errors import IgptError
 from igpt.model.transformer import ImageGPT
 from igpt.training import parallel
-from igpt.training.config import TrainingConfig
-
-#: Tokens that go through the network at once on a processor, where no memory limit shows itself.
-_TOKENS_ON_CPU = 16_384
+from igpt.training.config import TOKENS_ON_CPU, TrainingConfig
 
 
 class LossSum(nn.Module):
@@ -138,7 +135,7 @@ class Worker:
         """The most rows, halving from `rows`, that fit the memory of the device."""
         positions = self.model.config.positions
         if self.device.type != "cuda":
-            return max(1, min(rows, _TOKENS_ON_CPU // positions))
+            return max(1, min(rows, TOKENS_ON_CPU // positions))
         while rows:
             try:
                 self._backward(torch.zeros((rows, positions), dtype=torch.int64), last=False)

@@ -12,7 +12,6 @@ from igpt.clusters.files import cluster_key
 from igpt.clusters.forecast import Forecast, Known, forecast, reckon
 from igpt.clusters.local import LocalCluster
 from igpt.clusters.measured import Measured, Measurement, measured
-from igpt.clusters.reckoning import TOKENS_ON_CPU
 from igpt.config import dump_yaml
 from igpt.jobs import Prepared, find_job
 from igpt.jobs.base import JobConfig
@@ -120,9 +119,6 @@ def test_the_memory_of_an_unknown_device_is_said_to_be_unknown() -> None:
 
 
 def test_a_cpu_takes_as_many_images_at_once_as_training_does() -> None:
-    from igpt.training import step
-
-    assert step._TOKENS_ON_CPU == TOKENS_ON_CPU
     assert made(known(1, DeviceConfig(name="CPU"))).numbers["images_at_once"] == 16
 
 

@@ -11,7 +11,6 @@ import torch
 from igpt.data import Dataset
 from igpt.errors import DataCorrupt, IgptError, NotFound, UserError
 from igpt.evaluation import (
-    feature_bytes,
     features_key,
     model_digest,
     open_features,
@@ -278,6 +277,6 @@ def test_key_depends_on_model_and_data() -> None:
 def test_size_is_that_of_the_stored_numbers(model: ImageGPT, data: Dataset, store: Store) -> None:
     write_features(model, data, "train", store, chunk=10)
     sizes = [found.size for found in store.objects() if found.key.endswith(".npy")]
-    assert sum(sizes) == feature_bytes(model.config, 30) + 3 * 128
+    assert sum(sizes) == model.config.feature_bytes(30) + 3 * 128
     large = ModelConfig.preset("igpt-l", resolution=32)
-    assert feature_bytes(large, 1_281_167) == pytest.approx(193e9, rel=1e-3)
+    assert large.feature_bytes(1_281_167) == pytest.approx(193e9, rel=1e-3)

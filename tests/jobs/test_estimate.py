@@ -12,7 +12,6 @@ from igpt.jobs.estimate import (
     Training,
     checkpoint_bytes,
     checkpoints_kept,
-    feature_bytes,
     inference_memory,
     paper_learning_rate,
     readable_bytes,
@@ -117,12 +116,6 @@ def test_a_checkpoint_has_the_bytes_it_is_said_to_have(store: Store) -> None:
     worker = Worker(ImageGPT(LONG), recipe(), world_size=1, device=torch.device("cpu"))
     saved = save_checkpoint(store, capture(1, worker.model, worker.optimizer, {}), 1, lambda: False)
     assert 0 <= saved.bytes - checkpoint_bytes(LONG) < 32_000  # names, shapes, digests
-
-
-def test_features_have_the_bytes_that_evaluation_says() -> None:
-    from igpt import evaluation
-
-    assert feature_bytes(LONG, 60_000) == evaluation.feature_bytes(LONG, 60_000)
 
 
 @pytest.mark.parametrize(
