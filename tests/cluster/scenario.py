@@ -121,6 +121,14 @@ def ranks(run: Run) -> dict[int, int]:
     return found
 
 
+def last_step(run: Run, attempt: int) -> int:
+    """The last step that an attempt has reported, whether or not it counts."""
+    folder = f"attempts/{attempt:04d}"
+    parts = [name for name in run.record.children(folder) if name.startswith("metrics-")]
+    texts = [run.record.get(f"{folder}/{name}").decode() for name in parts]
+    return max(json.loads(line)["step"] for text in texts for line in text.splitlines())
+
+
 def written(store: Store) -> set[str]:
     """Every object of a store."""
     return {info.key for info in store.objects()}

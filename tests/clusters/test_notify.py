@@ -214,7 +214,9 @@ def test_a_command_gets_the_document_and_the_environment(tmp_path: Path) -> None
 
 
 def test_a_command_that_fails_is_a_problem_with_its_last_words() -> None:
-    (problem,) = notify(python("import sys; print('one'); sys.exit('no such list')"), MESSAGE)
+    (problem,) = notify(
+        python("import sys; print('one', flush=True); sys.exit('no such list')"), MESSAGE
+    )
     assert problem == (
         f"notification of failed by command: {sys.executable} ended with exit code 1: no such list"
     )
