@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from igpt.clusters import status
+from igpt.runs import find_run
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
@@ -96,32 +97,62 @@ def test_a_terminal_that_wants_no_colour_gets_plain_lines(root: Store, tmp_path:
     study.ended(run)
 
     def shown(**environment: str) -> str:
-        master, slave = pty.openpty()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "igpt.cli", "list", "--store", root.uri],
-            cwd=tmp_path,
-            stdout=slave,
-            stderr=slave,
-            stdin=slave,
-            env=os.environ | environment,
-        )
-        os.close(slave)
-        text = b""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                part = os.read(master, 65536)
-            except OSError:  # the other end is closed
-                break
-            text += part
-        process.wait()
-        os.close(master)
-        return text.decode()
+        return on_a_terminal(tmp_path, "list", "--store", root.uri, **environment)[1]
 
     assert run.id in shown(NO_COLOR="1")
     assert "\x1b" not in shown(NO_COLOR="1")
     assert "\x1b" not in shown(TERM="dumb")
     assert "\x1b" in shown(TERM="xterm-256color")
+
+
+def on_a_terminal(
+    folder: Path, *arguments: str, typed: str = "", **environment: str
+) -> tuple[int, str]:
+    """The exit code of `igpt-jobs` on a terminal, and all that it shows there."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igpt.cli", *arguments],
+        cwd=folder,
+        stdout=slave,
+        stderr=slave,
+        stdin=slave,
+        env=os.environ | environment,
+    )
+    os.close(slave)
+    os.write(master, typed.encode())
+    text = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        text += part
+    process.wait()
+    os.close(master)
+    return process.returncode, text.decode()
+
+
+def test_on_a_terminal_a_submission_shows_its_cost_and_asks_unless_told_not_to(
+    root: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(f"job: pretrain\n{study.TRAINING}")
+    command = ("submit", "tiny.yaml", "--store", root.uri)
+    code, shown = on_a_terminal(tmp_path, *command, typed="n\n")
+    assert code == 0
+    for fact in ("memory", "checkpoints", "speed", "cluster", "Submit? [Y/n]", "not submitted"):
+        assert fact in shown
+    assert root.children("runs") == []
+
+    code, shown = on_a_terminal(tmp_path, *command, typed="y\n")
+    assert code == 0
+    assert "submitted tiny-" in shown
+    (run,) = root.children("runs")
+    study.ended(find_run(root, run))
+
+    code, shown = on_a_terminal(tmp_path, *command, "--new", "--yes")
+    assert "Submit?" not in shown
+    assert len(root.children("runs")) == 2
 
 
 def test_a_damaged_record_is_named_and_can_still_be_deleted(root: Store, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ controller that restarts: each with its outcome, its attempts, and losses that a
 of a run that nothing happened to.
 """
 
+import json
 import signal
 from pathlib import Path
 
@@ -137,7 +138,9 @@ def test_a_rank_that_is_stuck_is_found_and_every_rank_says_where_it_stood(
 def test_a_users_error_ends_the_run_at_once_and_is_not_tried_again(
     private_slurm: SlurmCluster, root: Store, tmp_path: Path
 ) -> None:
-    run = study.start(root, where(tmp_path, sbatch={"hold": True}))
+    heard = tmp_path / "heard"
+    notice = {"command": ("sh", "-c", f"cat > {heard}")}
+    run = study.start(root, where(tmp_path, sbatch={"hold": True}, notify=notice))
     assert status(run).state is RunState.QUEUED
     assert "JobHeldUser" in status(run).reason
     root.delete([info.key for info in root.objects("data/digits")])
@@ -150,6 +153,8 @@ def test_a_users_error_ends_the_run_at_once_and_is_not_tried_again(
         lambda: private_slurm.job(scenario.job(run))["JobState"] == "FAILED", "the job ends", 30
     )
     assert private_slurm.job(scenario.job(run))["ExitCode"] == "2:0"
+    told = json.loads(heard.read_text())
+    assert (told["run"], told["state"]) == (run.id, "failed")
 
 
 def test_a_controller_that_crashes_and_comes_back_does_not_touch_the_run(
