@@ -16,6 +16,7 @@ from igpt.clusters.slurm.after import (
     was_cancelled,
 )
 from igpt.clusters.slurm.backend import read_job, write_job
+from igpt.clusters.slurm.client import rejected
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.turn import START_MARK, Turn, open_attempt, take_turn
 from igpt.config import dump_yaml
@@ -156,6 +157,20 @@ def test_an_administrators_scancel_is_told_from_a_preemption_and_a_time_limit(
     job: dict[str, str], cancelled: bool
 ) -> None:
     assert was_cancelled(job, Turn("17", 0, 1)) == cancelled
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code"),
+    [
+        ("sbatch: error: invalid partition specified: gpu", 2),
+        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", 2),
+        ("Unable to contact slurm controller (connect failure)", 3),
+        ("Batch job submission failed: Socket timed out on send/recv operation", 3),
+        ("sbatch: fatal: Could not establish a configuration source", 3),  # no cluster's machine
+    ],
+)
+def test_a_cluster_that_is_away_is_told_from_one_that_refuses(words: str, exit_code: int) -> None:
+    assert rejected(words).exit_code == exit_code
 
 
 def test_the_time_left_is_slurms_own() -> None:

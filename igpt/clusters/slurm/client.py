@@ -28,6 +28,7 @@ _AWAY = (
     "address resolution failure",
     "slurm temporarily unable",
     "authentication",
+    "could not establish a configuration source",
 )
 
 
