@@ -13,8 +13,8 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/cluster $(TESTS)
 
-# A real Slurm of several nodes on this machine: needs root, and apt's slurm-wlm, munge, iproute2,
-# slurmdbd and mariadb-server.
+# A real Slurm and a real Ray of several nodes on this machine: needs root, and apt's slurm-wlm,
+# munge, iproute2, slurmdbd, mariadb-server and faketime.
 test-cluster: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -n 4 --dist worksteal tests/cluster
 

@@ -22,7 +22,7 @@ def hermetic(
 ) -> None:
     """No setting of the machine or its user reaches a test; they share only unpacked code."""
     for name in os.environ:
-        if name.startswith(("AWS_", "IGPT_")) or name.upper().endswith("_PROXY"):
+        if name.startswith(("AWS_", "IGPT_", "RAY_")) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     (home / ".cache" / "igpt-jobs").mkdir(parents=True)

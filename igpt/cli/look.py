@@ -81,7 +81,7 @@ class Watched:
             exit_code=now.exit_code,
             cluster=cluster.kind if cluster else None,
             cluster_job=_job_of(run),
-            workers=cluster.workers if cluster else None,
+            workers=cluster.most_workers if cluster else None,
             host=beat.host if beat else None,
             progress=progress,
             heartbeat=beat.time if beat else None,

@@ -46,7 +46,7 @@ def command(
     folder = here()
     found, config = load_job(_noun(job, folder), job, overrides or [], folder)
     root, where = store_of(store), load_cluster(cluster, folder)
-    prepared = found.prepare(config, Preparation(root, folder, where.workers, dry_run=True))
+    prepared = found.prepare(config, Preparation(root, folder, where.most_workers, dry_run=True))
     made = forecast(root, found, prepared, where, upload=None if upload is None else upload * 1e6)
     if as_json:
         print_json(

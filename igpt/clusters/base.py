@@ -32,11 +32,15 @@ class Limits:
 
 
 class ClusterConfig(Strict, ABC):
-    """Base of every cluster file: what kind it is and how many workers a run gets."""
+    """Base of every cluster file: what kind it is, and what a run gets."""
 
     kind: str
-    workers: int
     device: DeviceConfig = DeviceConfig()
+
+    @property
+    @abstractmethod
+    def most_workers(self) -> int:
+        """Ranks that share each batch; the most that there may be where the number may change."""
 
     @abstractmethod
     def backend(self) -> "Backend":

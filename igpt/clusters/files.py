@@ -4,13 +4,18 @@ from pathlib import Path
 
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.local import LocalCluster
+from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.config import Document, nearest, override, parse, read_yaml, read_yaml_file
 from igpt.errors import UserError
 from igpt.jobs.recipes import find_recipe
 from igpt.runs import Run
 
-KINDS: dict[str, type[ClusterConfig]] = {"local": LocalCluster, "slurm": SlurmCluster}
+KINDS: dict[str, type[ClusterConfig]] = {
+    "local": LocalCluster,
+    "slurm": SlurmCluster,
+    "ray": RayCluster,
+}
 
 
 def parse_cluster(document: Document) -> ClusterConfig:

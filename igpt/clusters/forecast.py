@@ -35,7 +35,7 @@ def forecast(
     need = prepared.need or Need()
     place = root if need.output is None else open_reference(root, need.output)
     earlier = measured(root, need.training, cluster) if need.training else Measured()
-    known = Known(cluster.workers, cluster.limits(), earlier, _free(place), upload)
+    known = Known(cluster.most_workers, cluster.limits(), earlier, _free(place), upload)
     whole = Forecast(prepared.facts, numbers={"job": job.name, "cluster": cluster.kind})
     return reckoning.joined([whole, reckon(need, known)] if prepared.need else [whole])
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from igpt.clusters.base import Backend, ClusterConfig, Launch, Limits, Plan
+from igpt.clusters.figures import FiguresConfig
 from igpt.clusters.notify import NotifyConfig
 from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
@@ -52,6 +53,12 @@ class LocalCluster(ClusterConfig):
     )
     retries: RetryBudget = Field(default_factory=RetryBudget)
     notify: NotifyConfig = Field(default_factory=NotifyConfig)
+    figures: FiguresConfig = Field(default_factory=FiguresConfig)
+
+    @property
+    def most_workers(self) -> int:
+        """Always so many."""
+        return self.workers
 
     def backend(self) -> Backend:
         """The local backend."""
@@ -85,7 +92,8 @@ class LocalBackend:
         )
 
     def check(self) -> None:
-        """This machine is always there."""
+        """This machine is always there; whether it can write the figures shows at once."""
+        self.cluster.figures.check()
 
     def submit(self, run: Run, launch: Launch) -> dict[str, Any]:
         """Starts the supervisor, detached, and waits until it has recorded itself."""

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,10 @@ from typing import Any
 
 from igpt.clusters.memory import MemoryWatch
 from igpt.clusters.output import RankOutput
+from igpt.clusters.progress import Onlooker, Show, read_progress
 from igpt.errors import IgptError
 from igpt.jobs import stacks
+from igpt.jobs.context import progress_file
 from igpt.runs import Run
 from igpt.runs.attempts import superseded
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit
@@ -75,14 +78,24 @@ class Ranks:
 
 
 def run_ranks(
-    run: Run, attempt: int, ranks: Ranks, asked_to_stop: Callable[[], str | None]
+    run: Run,
+    attempt: int,
+    ranks: Ranks,
+    asked_to_stop: Callable[[], str | None],
+    *,
+    show: Show | None = None,
 ) -> list[RankExit]:
     """Starts the ranks of an attempt, watches them to their end, returns how each ended, in order.
 
     asked_to_stop: looked at all the time; a reason asks the ranks to stop, with their grace.
+    show: called with rank and progress of each rank here that has moved on, with each heartbeat
+        and at the end, unless a newer attempt owns the run; its exceptions are only logged.
     """
-    with tempfile.TemporaryDirectory(prefix="igpt-", ignore_cleanup_errors=True) as folder:
-        watch = _Watch(run, attempt, ranks, Path(folder))
+    # Not a TemporaryDirectory: Python would remove that when this process is ended from outside,
+    # under the feet of ranks that are saving.
+    scratch = Path(tempfile.mkdtemp(prefix="igpt-"))
+    try:
+        watch = _Watch(run, attempt, ranks, scratch, show)
         try:
             exits = watch.to_the_end(asked_to_stop)
         finally:
@@ -90,17 +103,22 @@ def run_ranks(
         watch.fenced = watch.fenced or asked_to_stop() in (DELETED, FENCED)
         watch.finish()
         return exits
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Watch:
     """The ranks of one attempt on this node, from their start to their end."""
 
-    def __init__(self, run: Run, attempt: int, ranks: Ranks, scratch: Path) -> None:
+    def __init__(
+        self, run: Run, attempt: int, ranks: Ranks, scratch: Path, show: Show | None
+    ) -> None:
         self.run = run
         self.attempt = attempt
         self.ranks = ranks
         self.scratch = scratch
         self.memory = MemoryWatch()
+        self.onlooker = Onlooker(scratch, self.numbers, show) if show else None
         self.processes = [_start(run, attempt, number, ranks, scratch) for number in self.numbers]
         self.outputs = [
             RankOutput(run, attempt, number, process.stdout)
@@ -139,9 +157,11 @@ class _Watch:
                 self.memory.sample(self.alive())
             if self._every("ship", _SHIP_SECONDS, now):
                 self.write(self.ship)
-            if self._every("beat", self.ranks.heartbeat_seconds, now) and self.ranks.node == 0:
-                self.write(self.beat)
-                self.look_for_progress(now)
+            if self._every("beat", self.ranks.heartbeat_seconds, now):
+                if self.ranks.node == 0:
+                    self.write(self.beat)
+                    self.look_for_progress(now)
+                self.show()
             time.sleep(_TICK)
         return list(self.exits.values())
 
@@ -169,7 +189,7 @@ class _Watch:
     def look_for_progress(self, now: float) -> None:
         """Finds a run that makes no step, and makes its ranks say where they are."""
         with contextlib.suppress(FileNotFoundError):
-            changed = (self.scratch / "progress.json").stat().st_mtime
+            changed = progress_file(self.scratch, 0).stat().st_mtime
             if changed != self.seen:
                 self.seen, self.moved = changed, now
         limit = self.ranks.hang_seconds
@@ -223,7 +243,12 @@ class _Watch:
 
     def beat(self) -> None:
         """The sign of life, with what rank 0 said last."""
-        heartbeat(self.run, self.attempt, "running", read_progress(self.scratch))
+        heartbeat(self.run, self.attempt, "running", read_progress(self.scratch, 0))
+
+    def show(self) -> None:
+        """What is new of the progress, to whoever looks on."""
+        if self.onlooker is not None and not self.fenced:
+            self.onlooker.look()
 
     def finish(self) -> None:
         """The last lines, and the last sign of life."""
@@ -232,6 +257,7 @@ class _Watch:
         self.write(lambda: self.ship(all_of_it=True))
         if self.ranks.node == 0:
             self.write(self.beat)
+        self.show()
 
     def write(self, action: Callable[[], object]) -> None:
         """Writes into the record. A store that is away must not end the ranks: it is tried again.
@@ -289,15 +315,6 @@ def heartbeat(run: Run, attempt: int, phase: str, progress: dict[str, Any]) -> N
     run.record.put(f"attempts/{attempt:04d}/heartbeat.json", json.dumps(body).encode())
 
 
-def read_progress(scratch: Path) -> dict[str, Any]:
-    """What rank 0 said last of its progress."""
-    try:
-        body: dict[str, Any] = json.loads((scratch / "progress.json").read_text())
-    except FileNotFoundError:
-        return {}
-    return body
-
-
 def send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     """A signal to the rank alone; KILL to all that it started as well."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -320,6 +337,7 @@ def _start(
         "MASTER_PORT": str(ranks.master_port),
         "IGPT_SCRATCH": str(scratch),
         "IGPT_PARENT": str(os.getpid()),
+        "IGPT_GRACE": str(ranks.grace_seconds),
         "TMPDIR": str(scratch),  # what a killed rank leaves behind goes with the scratch folder
         "PYTHONUNBUFFERED": "1",
     }

@@ -5,6 +5,7 @@ cluster sends it, USR2 mean that this machine or this job is about to end: save,
 USR1 means: look at the record now.
 """
 
+import json
 import logging
 import math
 import signal
@@ -17,28 +18,55 @@ from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import superseded
+from igpt.runs.reading import read_json
 from igpt.runs.state import cancel_requested
 
 log = logging.getLogger("igpt")
+
+
+def stop_key(attempt: int) -> str:
+    """Where a supervisor far from the ranks asks them to save and stop, and says why."""
+    return f"attempts/{attempt:04d}/stop.json"
+
+
+def ask_to_stop(run: Run, attempt: int, reason: str) -> None:
+    """Makes the ranks of an attempt save and stop, wherever they are, within seconds."""
+    body = {"time": time.time(), "reason": reason}
+    run.record.create(stop_key(attempt), json.dumps(body).encode())
 
 
 class Requests:
     """The requests of one attempt at a time.
 
     seconds: from one look at the record to the next. bad_news: names of objects in the
-    attempt's folder that say, by being there, that the ranks of another node have ended badly.
+    attempt's folder that say, by being there, that the ranks of another node have ended badly;
+    None where the run's supervisor is this process, and nobody else says anything there.
+    signals: whether they are ours to handle; they cannot be outside the main thread.
     """
 
-    def __init__(self, run: Run, seconds: float, *, bad_news: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        seconds: float,
+        *,
+        bad_news: Collection[str] | None = None,
+        signals: bool = True,
+    ) -> None:
         self._run = run
         self._seconds = seconds
         self._bad_news = bad_news
+        self._stop: str | None = None  # what the supervisor asks for, in the attempt's folder
         self._looked = -math.inf  # the first look is at once: much may have been asked before us
         self._woken = False
         self._fenced: int | None = None
         self._found: str | None = None  # what the record says, that leaves no time to save
         self.terminating = False
         self.cancelling = False
+        if signals:
+            self.listen()
+
+    def listen(self) -> None:
+        """Takes the signals; once more after something else, such as Ray, has taken them."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(number, self._terminate)
         signal.signal(signal.SIGUSR1, self._wake)
@@ -57,19 +85,21 @@ class Requests:
             return FENCED
         if self.cancelling:
             return "cancelled"
-        return "terminating" if self.terminating else None
+        return "terminating" if self.terminating else self._stop
 
     def _look(self, attempt: int) -> None:
         record = self._run.record
         self.cancelling = cancel_requested(self._run.events(ev.LIFE))
         if not record.exists("spec.yaml"):
             self._found = DELETED
-        elif self._bad_news:
+        elif self._bad_news is not None:
             names = set(record.children(f"attempts/{attempt:04d}"))
             if names & set(self._bad_news):
                 self._found = PEERS
             elif hang_key(attempt).rpartition("/")[2] in names:
                 self._found = HANG
+            elif stop_key(attempt).rpartition("/")[2] in names:
+                self._stop = str(read_json(record, stop_key(attempt))["reason"])
         if superseded(record, attempt):
             self._fenced = attempt
 

@@ -56,7 +56,7 @@ def resume(
     if cluster is not None and not spec.is_deferred:
         job = find_job(spec.job)
         config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
-        job.prepare(config, Preparation(run.root, Path("/"), cluster.workers, dry_run=True))
+        job.prepare(config, Preparation(run.root, Path("/"), cluster.most_workers, dry_run=True))
     chosen.backend().check()
     waiting = [other for other in dependencies(run) if unfinished(other)]
     check_can_finish(waiting)

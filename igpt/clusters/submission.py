@@ -100,7 +100,7 @@ def propose(
     if waiting:
         prepared = deferred(config, waiting, folder)
     else:
-        prepared = job.prepare(config, Preparation(root, folder, cluster.workers, dry_run))
+        prepared = job.prepare(config, Preparation(root, folder, cluster.most_workers, dry_run))
     spec = Spec(
         job=job.name, name=name or job.name, config=plain(prepared.config), inputs=prepared.inputs
     )

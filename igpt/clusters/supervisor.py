@@ -18,6 +18,8 @@ import sys
 import time
 from functools import partial
 
+from igpt.clusters.attempts import wait_for_others, work_off
+from igpt.clusters.figures import recorded
 from igpt.clusters.files import cluster_at
 from igpt.clusters.local import (
     LocalCluster,
@@ -27,15 +29,12 @@ from igpt.clusters.local import (
     supervisor_file,
 )
 from igpt.clusters.node import Ranks, heartbeat, run_ranks
-from igpt.clusters.outcome import insist, settle, tell
+from igpt.clusters.outcome import insist
 from igpt.clusters.queue import Ticket, only_one
 from igpt.clusters.requests import Requests
-from igpt.errors import UserError
-from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run
 from igpt.runs import events as ev
-from igpt.runs.attempts import attempt_numbers
-from igpt.runs.failures import FailureClass, Verdict, classify
+from igpt.runs.failures import Verdict, classify
 from igpt.runs.record import open_run
 from igpt.storage import open_store
 
@@ -44,29 +43,18 @@ log = logging.getLogger("igpt")
 
 def supervise(run: Run, attempt: int, cluster: LocalCluster, requests: Requests) -> None:
     """Brings the run to an end, attempt by attempt, as far as its budgets go."""
-    if not _wait_for_others(run, attempt, cluster, requests):
+
+    def work(number: int) -> Verdict:
+        asked = partial(requests.of, number)
+        with recorded(cluster.figures, run, number) as show:
+            return classify(run_ranks(run, number, _ranks(cluster), asked, show=show))
+
+    if not wait_for_others(run, attempt, cluster, requests):
         return
     ticket = Ticket(state_folder() / "queue", local_key(run))
     try:
         _wait_for_turn(run, attempt, cluster, ticket, requests)
-        while not (reason := requests.of(attempt)):
-            ranks = _ranks(cluster)
-            tell(run, attempt, cluster.notify, "started")
-            exits = run_ranks(run, attempt, ranks, partial(requests.of, attempt))
-            settled = settle(
-                run,
-                attempt,
-                classify(exits),
-                cluster.retries,
-                cluster.notify,
-                final=requests.terminating,
-            )
-            if not settled.again:
-                return
-            _pause(settled.pause, requests, attempt)
-            attempt = insist(partial(_requeue, run, attempt))
-        if reason == "cancelled":
-            insist(partial(run.event, ev.CANCELLED, writer="supervisor", attempt=attempt))
+        work_off(run, attempt, cluster, requests, work)
     finally:
         ticket.release()
 
@@ -80,43 +68,6 @@ def _wait_for_turn(
             insist(partial(heartbeat, run, attempt, "queued", {}))
             beat = time.monotonic()
         time.sleep(0.1)
-
-
-def _wait_for_others(run: Run, attempt: int, cluster: LocalCluster, requests: Requests) -> bool:
-    """Waits for the runs that have to finish first, outside the queue: one may have to enter it.
-
-    Returns False where there is nothing to start any more.
-    """
-    before = insist(partial(dependencies, run))
-    while waiting := [other for other in before if insist(partial(unfinished, other))]:
-        if reason := requests.of(attempt):
-            if reason == "cancelled":
-                insist(partial(run.event, ev.CANCELLED, writer="supervisor", attempt=attempt))
-            return False
-        try:
-            insist(partial(check_can_finish, waiting))
-        except UserError as error:
-            verdict = Verdict("failed", FailureClass.USER_ERROR, str(error))
-            settle(run, attempt, verdict, cluster.retries, cluster.notify)
-            return False
-        insist(partial(heartbeat, run, attempt, "queued", {}))
-        _pause(cluster.heartbeat_seconds, requests, attempt)
-    return True
-
-
-def _requeue(run: Run, attempt: int) -> int:
-    """Makes the next attempt ready; returns its number."""
-    following = max(attempt_numbers(run.record)) + 1
-    copied = run.record.get(f"attempts/{attempt:04d}/cluster.yaml")
-    run.record.put(f"attempts/{following:04d}/cluster.yaml", copied)
-    run.event(ev.REQUEUED, writer="supervisor", attempt=following)
-    return following
-
-
-def _pause(seconds: float, requests: Requests, attempt: int) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not requests.of(attempt):
-        time.sleep(0.05)
 
 
 def _ranks(cluster: LocalCluster) -> Ranks:

@@ -56,6 +56,7 @@ class Job:
     config: type[JobConfig]
     prepare: Callable[[Any, Preparation], Prepared]
     entry: str  # "module:function", called as function(config, context) -> result, plain data
+    ray: bool = False  # it spreads its own work over the Ray cluster it finds; it is started once
 
     def load_entry(self) -> Callable[[Any, "Context"], dict[str, Any]]:
         """The function that carries it out; imports torch and the like."""

@@ -31,16 +31,18 @@ class RunSink:
     """Reports of a worker: metrics and events into the run, progress to the parent process.
 
     Implements the `Sink` of igpt.training. Metrics become immutable parts named by their first
-    step; `flush` returns when they are durable.
+    step; `flush` returns when they are durable. Only rank 0 logs progress.
     """
 
-    def __init__(self, run: Run, attempt: int, scratch: Path | None) -> None:
+    def __init__(self, run: Run, attempt: int, scratch: Path | None, rank: int) -> None:
         self._run = run
         self._attempt = attempt
         self._scratch = scratch
+        self._rank = rank
         self._pending: list[dict[str, object]] = []
         self._flushed = time.monotonic()
         self._logged = 0.0
+        self._said: tuple[object, ...] = ()  # how far, by the last line of the log
         self._lock = threading.Lock()
 
     def metrics(self, lines: list[dict[str, object]]) -> None:
@@ -70,16 +72,18 @@ class RunSink:
         self._run.event(kind, writer="worker", attempt=self._attempt, **fields)
 
     def progress(self, **fields: object) -> None:
-        """Replaces what the heartbeat shows of this attempt; now and then the log gets a line.
+        """Replaces what the parent knows of this rank; rank 0's is what the heartbeat shows.
 
         done, total, unit: how far the work is. Others as the job likes, such as loss (nats per
-        token) and tokens_per_second.
+        token) and tokens_per_second. Now and then the log gets a line.
         """
-        if time.monotonic() - self._logged > LOG_SECONDS or fields.get("done") == fields["total"]:
-            self._logged = time.monotonic()
+        far = (fields.get("done"), fields["total"], fields.get("unit"))
+        at_end = far[0] == far[1] and far != self._said
+        if self._rank == 0 and (at_end or time.monotonic() - self._logged > LOG_SECONDS):
+            self._logged, self._said = time.monotonic(), far
             log.info("%s", progress_line(fields))
         if self._scratch is not None:
-            write_beside(self._scratch / "progress.json", fields)
+            write_beside(progress_file(self._scratch, self._rank), fields)
 
     def superseded(self) -> bool:
         """Whether a newer attempt has claimed the run."""
@@ -112,6 +116,11 @@ class Context:
         """For work that is saved piece by piece: raises Stopped when asked to stop."""
         if self.stop():
             raise Stopped("stopped as asked; finished pieces are kept")
+
+
+def progress_file(scratch: Path, rank: int) -> Path:
+    """Where a rank says to its parent how far it is."""
+    return scratch / f"progress-{rank}.json"
 
 
 def progress_line(fields: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Finding a recipe: a path as given, then the folder of its noun here, then the packaged copies.
 
 The nouns are `jobs`, `clusters` and `sweeps`. In a wheel the copies are inside the package; in an
-editable install they are the folders of the checkout.
+editable install they are the folders of the checkout. A recipe is a YAML file in its noun's folder;
+what lies deeper goes along with the recipes (`clusters/grafana/`, a dashboard for Grafana).
 """
 
 import shutil
@@ -57,12 +58,12 @@ def recipe_names(noun: str, folder: Path) -> list[str]:
 
 
 def write_recipes(folder: Path, *, force: bool = False) -> tuple[list[Path], list[Path]]:
-    """Writes all packaged recipes into `folder`: (written, left alone because they were there)."""
+    """Writes all that is packaged into `folder`: (written, left alone because it was there)."""
     written, kept = [], []
     for noun in NOUNS:
-        for source in sorted(packaged(noun).glob("*")):
-            target = folder / noun / source.name
-            if source.suffix not in (".yaml", ".md"):
+        for source in sorted(packaged(noun).rglob("*")):
+            target = folder / noun / source.relative_to(packaged(noun))
+            if source.suffix not in (".yaml", ".md", ".json"):
                 continue
             if target.exists() and not force:
                 kept.append(target)

@@ -6,7 +6,8 @@ others wait for the claim of their own launch. Then the job's entry runs, and ra
 started again, else the code of the error's class (igpt.errors).
 
 Known from the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torch has
-them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent.
+them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent;
+IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint.
 """
 
 import atexit
@@ -60,6 +61,10 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.set = True
+        if _is_orphan():
+            # Nobody is left who would kill it when its grace is over, wherever it may be stuck.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, float(os.environ.get("IGPT_GRACE", "120")))
 
 
 def main(run_uri: str, attempt: int) -> int:
@@ -125,7 +130,7 @@ def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path |
         world_size=world_size,
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         stop=stop,
-        sink=RunSink(run, attempt, scratch),
+        sink=RunSink(run, attempt, scratch, rank),
     )
     result = job.load_entry()(config, context)
     if rank == 0:
@@ -198,9 +203,14 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        expected = os.environ.get("IGPT_PARENT")
-        if expected and os.getppid() != int(expected):
+        if _is_orphan():
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_orphan() -> bool:
+    """Whether the parent that started this rank is gone."""
+    expected = os.environ.get("IGPT_PARENT")
+    return bool(expected) and os.getppid() != int(expected or 0)
 
 
 def leave(code: int) -> NoReturn:

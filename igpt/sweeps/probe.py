@@ -137,4 +137,5 @@ JOB = Job(
     ProbeConfig,
     prepare,
     "igpt.sweeps.probe_trials:run",
+    ray=True,
 )

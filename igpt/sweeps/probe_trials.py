@@ -6,6 +6,7 @@ on by passing over the trials whose rows are there. Nothing of Tune's own state 
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ from igpt.jobs.references import open_reference
 from igpt.storage import open_store
 from igpt.sweeps.probe import ProbeConfig
 from igpt.sweeps.ray_tune import run_trials
+
+log = logging.getLogger("igpt")
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     pending = [trial for trial in trials if trial.key not in there]
     done = len(trials) - len(pending)
 
-    def finished() -> None:
+    def finished(trial: Trial, host: str) -> None:
         nonlocal done
         done += 1
+        log.info("layer %d of %s, on %s", trial.layer, trial.subject, host)
         context.sink.progress(done=done, total=len(trials), unit="layers")
 
     errors = run_trials(

@@ -1,13 +1,23 @@
 """Trials on Ray Tune: independent calls of one function, their own results kept elsewhere.
 
-Ray is started for the sweep and ended with it, in a folder of its own (its socket's path must stay
-below 108 characters). Tune's experiment state goes to a temporary folder that nobody reads again.
+Where the environment names a Ray cluster, the trials run there, on any of its nodes, and the
+cluster goes on afterwards: RAY_ADDRESS is `host:port` of its head; IGPT_RAY_RUNTIME_ENV, as JSON,
+the part of Ray's runtime environment by which other nodes find this code. Else Ray is started for
+the sweep and ended with it, in a folder of its own (its socket's path must stay below 108
+characters).
+
+Tune's experiment state goes to a temporary folder that nobody reads again.
 """
 
+import json
+import logging
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +38,20 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 
+from igpt.errors import IgptError
+
 T = TypeVar("T")
+
+log = logging.getLogger("igpt")
+
+#: Tune would write these into the runtime environment of its workers, which Ray shows and logs.
+#: They need not go along: each node has its own.
+_SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+)
 
 
 def run_trials(
@@ -38,46 +61,111 @@ def run_trials(
     cpus: int | None,
     dashboard: bool,
     stop: Callable[[], bool],
-    finished: Callable[[], None],
+    finished: Callable[[T, str], None],
 ) -> list[str]:
     """Calls `function` with each trial, several at once, one CPU each; returns what failed.
 
-    cpus: how many at once; None is all that this process may use.
+    cpus: how many at once; None is all that this process, or the cluster, may use.
+    dashboard: whether a Ray of our own serves its dashboard; a cluster has one as it likes.
     stop: looked at all the time; where it says so, no further trial begins.
-    finished: called in this process after each trial that ended well.
+    finished: called in this process after each trial that ended well, with the host it ran on.
     """
     if not trials:
         return []
     # Ray gives each worker the threads of its CPUs, unless the environment says otherwise.
     os.environ.pop("OMP_NUM_THREADS", None)
+    cluster = os.environ.get("RAY_ADDRESS")
     temporary = Path(tempfile.mkdtemp(prefix="r", dir=_short_folder()))
-    try:
-        ray.init(
-            address="local",
-            num_cpus=cpus or len(os.sched_getaffinity(0)),
-            include_dashboard=dashboard,
-            object_store_memory=128 * 2**20,
-            log_to_driver=True,
-            _temp_dir=str(temporary / "ray"),
-        )
+
+    def connect() -> None:
+        if cluster is None:
+            _start(cpus, dashboard, temporary / "ray")
+        else:
+            _connect(cluster)
+
+    def fit() -> tune.ResultGrid:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(function), {"cpu": 1}),
             param_space={"trial": tune.grid_search(list(trials))},
             tune_config=tune.TuneConfig(
-                num_samples=1, reuse_actors=True, trial_dirname_creator=_dirname
+                num_samples=1,
+                reuse_actors=True,
+                trial_dirname_creator=_dirname,
+                max_concurrent_trials=None if cluster is None else cpus,
             ),
             run_config=tune.RunConfig(
                 storage_path=str(temporary / "tune"),
                 callbacks=[_json_logger(), _Finished(finished)],
+                # A node may be lost, and its trials with it: once more, elsewhere.
+                failure_config=tune.FailureConfig(max_failures=0 if cluster is None else 1),
                 stop=_Asked(stop),
                 verbose=0,
             ),
         )
-        grid = tuner.fit()
-        return [str(error).strip().splitlines()[-1] for error in grid.errors]
+        with _hidden(_SECRETS):
+            return tuner.fit()
+
+    # Not in the main thread: there Ray and Tune would take signals that are meant for us.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            thread.submit(connect).result()
+            _take_back(signal.SIGTERM)
+            errors = thread.submit(fit).result().errors
+            return [str(error).strip().splitlines()[-1] for error in errors]
+        finally:
+            thread.submit(ray.shutdown).result()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _start(cpus: int | None, dashboard: bool, folder: Path) -> None:
+    """Starts a Ray of our own on this machine."""
+    ray.init(
+        address="local",
+        num_cpus=cpus or len(os.sched_getaffinity(0)),
+        include_dashboard=dashboard,
+        object_store_memory=128 * 2**20,
+        log_to_driver=True,
+        _temp_dir=str(folder),
+    )
+
+
+def _connect(address: str) -> None:
+    """Joins a Ray cluster that is there. Raises IgptError."""
+    given = os.environ.get("IGPT_RAY_RUNTIME_ENV")
+    try:
+        ray.init(
+            address=address,
+            runtime_env=None if given is None else json.loads(given),
+            log_to_driver=True,
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise IgptError(
+            f"no Ray cluster can be joined at {address}: {error}",
+            expected="RAY_ADDRESS, host:port of a cluster's head, on one of its nodes",
+            mend="Unset RAY_ADDRESS to start one here",
+        ) from error
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    log.info("the Ray cluster at %s has %d CPUs", address, there.get("CPU", 0))
+
+
+def _take_back(number: signal.Signals) -> None:
+    """Makes our handler the only one again.
+
+    Ray puts one before it that takes the signal for a failure: it aborts the process by an alarm
+    three seconds later, whatever ours has made of it.
+    """
+    signal.signal(number, signal.getsignal(number))
+    signal.alarm(0)
+
+
+@contextmanager
+def _hidden(names: Sequence[str]) -> Iterator[None]:
+    """Takes variables out of the environment for a while. What has been read of them stays."""
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.environ.update(taken)
 
 
 def _short_folder() -> str:
@@ -126,12 +214,12 @@ class _Asked(_Unkept, tune.Stopper):
 
 
 class _Finished(_Unkept, tune.Callback):
-    """Counts the trials that ended well."""
+    """Tells of the trials that ended well."""
 
-    def __init__(self, finished: Callable[[], None]) -> None:
+    def __init__(self, finished: Callable[[Any, str], None]) -> None:
         self._finished = finished
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        self._finished()
+        self._finished(trial.config["trial"], str(trial.last_result["hostname"]))

@@ -134,8 +134,9 @@ class _Loop:
         self.worker = Worker(model, config, world_size=world_size, device=device)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         self.reporter = Reporter(
-            sink if rank == 0 else None,
+            sink,
             model.config,
+            rank=rank,
             steps=self.steps,
             global_batch=self.batch,
             peak=peak_flops(name, config.precision),

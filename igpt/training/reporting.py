@@ -1,4 +1,4 @@
-"""What rank 0 tells the sink: a line a step, the latest speed, and what happened."""
+"""What the sink is told: by rank 0 a line a step and what happened, by every rank its progress."""
 
 import math
 
@@ -11,35 +11,38 @@ from igpt.training.throughput import throughput
 
 
 class Reporter:
-    """Speaks to the sink on rank 0; the other ranks have one without a sink, which is silent.
+    """Speaks to the sink of one rank; of progress alone where that is not rank 0.
 
     peak: FLOP/s of one device, None where it is not known.
     """
 
     def __init__(
         self,
-        sink: Sink | None,
+        sink: Sink,
         model: ModelConfig,
         *,
+        rank: int,
         steps: int,
         global_batch: int,
         peak: float | None,
     ) -> None:
         self._sink = sink
+        self._rank = rank
         self._model = model
         self._steps = steps
         self._batch = global_batch
         self._peak = peak
-        self._validation_loss: float | None = None
+        self._validation: dict[str, object] = {"validation_loss": None, "validation_step": None}
+        self._progress: dict[str, object] = {}
 
     def event(self, kind: str, **fields: object) -> None:
         """Something happened."""
-        if self._sink is not None:
+        if self._rank == 0:
             self._sink.event(kind, **fields)
 
     def flush(self) -> None:
         """Makes all lines so far durable."""
-        if self._sink is not None:
+        if self._rank == 0:
             self._sink.flush()
 
     def trained(self, pending: Pending, agreed: Agreement) -> None:
@@ -60,10 +63,11 @@ class Reporter:
 
     def validated(self, step: int, loss: float) -> None:
         """The validation loss after `step`, nats per token."""
-        self._validation_loss = loss
-        if self._sink is not None:
+        self._validation = {"validation_loss": loss, "validation_step": step}
+        if self._rank == 0:
             self._sink.metrics([{"step": step, "validation_loss": loss}])
-            self._sink.event("validated", step=step, loss=loss)
+        self.event("validated", step=step, loss=loss)
+        self._sink.progress(**(self._progress | self._validation))
 
     def checkpointed(self, written: Written) -> None:
         """A checkpoint is committed and has been read back."""
@@ -77,7 +81,7 @@ class Reporter:
 
     def _lines(self, pending: Pending, agreed: Agreement, count: int) -> None:
         """Metrics of the first `count` of these steps, and the latest for whoever looks on."""
-        if self._sink is None or count == 0:
+        if count == 0:
             return
         speed = throughput(
             steps=len(agreed.losses),
@@ -88,30 +92,32 @@ class Reporter:
             flops_per_token=self._model.training_flops_per_token(),
             peak=self._peak,
         )
-        self._sink.metrics(
-            [
-                {
-                    "step": pending.steps[n],
-                    "loss": agreed.losses[n],
-                    "digest": f"{agreed.digests[n]:016x}",
-                    "learning_rate": pending.rates[n],
-                    "tokens_per_second": speed.tokens_per_second,
-                    "data_wait": speed.data_wait,
-                }
-                for n in range(count)
-            ]
-        )
+        if self._rank == 0:
+            self._sink.metrics(
+                [
+                    {
+                        "step": pending.steps[n],
+                        "loss": agreed.losses[n],
+                        "digest": f"{agreed.digests[n]:016x}",
+                        "learning_rate": pending.rates[n],
+                        "tokens_per_second": speed.tokens_per_second,
+                        "data_wait": speed.data_wait,
+                    }
+                    for n in range(count)
+                ]
+            )
         step = pending.steps[count - 1]
-        self._sink.progress(
-            done=step,
-            total=self._steps,
-            unit="steps",
-            loss=agreed.losses[count - 1],
-            validation_loss=self._validation_loss,
-            learning_rate=pending.rates[count - 1],
-            tokens_per_second=speed.tokens_per_second,
-            images_per_second=speed.images_per_second,
-            mfu=speed.mfu,
-            data_wait=speed.data_wait,
-            seconds_left=(self._steps - step) * self._batch / speed.images_per_second,
-        )
+        self._progress = {
+            "done": step,
+            "total": self._steps,
+            "unit": "steps",
+            "loss": agreed.losses[count - 1],
+            "learning_rate": pending.rates[count - 1],
+            "tokens_per_second": speed.tokens_per_second,
+            "images_per_second": speed.images_per_second,
+            "mfu": speed.mfu,
+            "data_wait": speed.data_wait,
+            "own_data_wait": min(1.0, agreed.waits[self._rank] / agreed.seconds),
+            "seconds_left": (self._steps - step) * self._batch / speed.images_per_second,
+        }
+        self._sink.progress(**(self._progress | self._validation))

@@ -6,7 +6,8 @@ from typing import Protocol
 class Sink(Protocol):
     """Where metrics and events go, and who says that a newer attempt has taken over.
 
-    Rank 0 alone calls it, from the loop's thread; `superseded` from the checkpoint writer's too.
+    Called from the loop's thread; `superseded` from the checkpoint writer's too. Every rank has one
+    and tells it its progress; rank 0 alone calls the rest.
     """
 
     def metrics(self, lines: list[dict[str, object]]) -> None:
@@ -19,7 +20,11 @@ class Sink(Protocol):
         """Records what happened: training, training-resumed, validated, checkpointed."""
 
     def progress(self, **fields: object) -> None:
-        """Overwrites what is shown: done, total, unit, loss, speed. Often called."""
+        """Overwrites what is shown of this rank: done, total, unit, loss, speed. Often called.
+
+        Apart from `own_data_wait` the ranks say the same, each by its own clock: that is the share
+        of time, 0 to 1, that this rank waited for data; `data_wait` is the largest of them.
+        """
 
     def superseded(self) -> bool:
         """Whether a newer attempt has claimed the run."""

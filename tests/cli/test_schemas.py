@@ -13,6 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from igpt.cli.app import VERBS
+from igpt.clusters.dashboard import Dashboard, write_dashboard
 from igpt.runs import find_run
 from igpt.storage import Store
 from tests.cli.command import igpt
@@ -74,6 +75,7 @@ def test_every_verb_prints_what_its_schema_says(root: Store, tmp_path: Path) -> 
     run = Commands(root, tmp_path)
     assert run("init", "recipes")["written"]
     assert run("list") == []
+    assert run("doctor")["failed"] == 0
     assert run("plan", *SHORT)["facts"]
     assert not run("submit", *SHORT, "--dry-run")["created"]
 
@@ -98,6 +100,8 @@ def test_every_verb_prints_what_its_schema_says(root: Store, tmp_path: Path) -> 
     assert listed[short]["progress"] == {}
     assert {row["run"] for row in first_look(root, tmp_path, run)["runs"]} == {short, long}
     assert run("status", long)["last_checkpoint"]["step"] >= 5
+    write_dashboard(working, 1, Dashboard("node-7", "192.0.2.7"))
+    assert not run("dashboard", long)["stale"]
     assert run("cancel", long, "--wait")["state"] == "cancelled"
     assert run("resume", long)["step"] >= 5
     assert run("cancel", long, "--wait")["state"] == "cancelled"

@@ -1,4 +1,4 @@
-"""A real Slurm for the tests: one that all share, and one of a test's own to do harm to."""
+"""A real Slurm, shared by all tests or of a test's own to do harm to, and a real Ray."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.machines import missing as missing_machines
+from tests.support.ray_cluster import RayHosts
 from tests.support.slurm import Slurm, missing, slurm_variables
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_sharing import shared_slurm
@@ -13,7 +15,12 @@ from tests.support.slurm_sharing import shared_slurm
 
 def need_slurm(*, accounting: bool = False) -> None:
     """Skips the test where Slurm cannot run, saying why; in CI it fails instead."""
-    if reason := missing(accounting=accounting):
+    need(missing(accounting=accounting))
+
+
+def need(reason: str | None) -> None:
+    """Skips the test where something is missing; in CI it fails instead."""
+    if reason:
         if os.environ.get("CI"):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
@@ -71,6 +78,23 @@ def accounting_slurm(
     cluster = SlurmCluster(_short_folder(tmp_path_factory), accounting=True)
     cluster.start()
     _point_to(cluster, monkeypatch)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def ray_hosts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RayHosts]:
+    """A Ray cluster of the test's own: a head and one worker, of one CPU each.
+
+    Others: `@pytest.mark.parametrize("ray_hosts", [{...}], indirect=True)`, what `RayHosts` takes.
+    """
+    need(missing_machines({}, "a Ray cluster of several hosts"))
+    cluster = RayHosts(tmp_path_factory.mktemp("ray"), **getattr(request, "param", {}))
+    cluster.start()
     try:
         yield cluster
     finally:

@@ -1,4 +1,4 @@
-"""What the scenarios on a real Slurm have in common: the run, its yardstick, and what became of it.
+"""What the scenarios on real clusters have in common: the run, its yardstick, what became of it.
 
 The yardstick is the same work, undisturbed, by as many workers on the local cluster: the losses
 have to be the same, to the last bit, with no step twice.
@@ -16,6 +16,7 @@ from igpt.clusters import status
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.runs import Run
 from igpt.runs import events as ev
+from igpt.runs.reading import read_json
 from igpt.runs.state import Status
 from igpt.storage import Store, open_store
 from tests.support import study
@@ -48,6 +49,24 @@ def where(folder: Path, **fields: Any) -> SlurmCluster:
 
 def yardstick(digits: Path, base: Path, *overrides: str) -> dict[int, float]:
     """The losses of the undisturbed run, trained once for all tests of a session."""
+    return {
+        int(step): loss for step, loss in _undisturbed(digits, base, *overrides)["losses"].items()
+    }
+
+
+def planned(digits: Path, base: Path, *overrides: str) -> dict[int, str]:
+    """The token digests of the undisturbed run."""
+    return {
+        int(step): one for step, one in _undisturbed(digits, base, *overrides)["digests"].items()
+    }
+
+
+def final(digits: Path, base: Path, *overrides: str) -> float:
+    """The validation loss of the undisturbed run."""
+    return float(_undisturbed(digits, base, *overrides)["final"]["validation_loss"])
+
+
+def _undisturbed(digits: Path, base: Path, *overrides: str) -> dict[str, dict[str, Any]]:
     name = f"yardstick-{hashlib.sha256(repr(overrides).encode()).hexdigest()[:8]}"
     result = base / f"{name}.json"
     with (base / f"{name}.lock").open("w") as lock:
@@ -59,8 +78,14 @@ def yardstick(digits: Path, base: Path, *overrides: str) -> dict[int, float]:
             with study.cleaned(store):
                 run = study.start(store, study.cluster(workers=2, max_parallel=9), *overrides)
                 assert study.ended(run, 600).state is study.FINISHED
-            result.write_text(json.dumps(study.losses(run)))
-        return {int(step): loss for step, loss in json.loads(result.read_text()).items()}
+            made = {
+                "losses": study.losses(run),
+                "digests": study.digests(run),
+                "final": run.result(),
+            }
+            result.write_text(json.dumps(made))
+        found: dict[str, dict[str, Any]] = json.loads(result.read_text())
+        return found
 
 
 def ended(run: Run, seconds: float = 240.0) -> Status:
@@ -103,6 +128,11 @@ def last(run: Run, kind: str) -> dict[str, Any]:
 def job(run: Run) -> str:
     """The run's job in Slurm."""
     return str(last(run, ev.LAUNCHED)["job"])
+
+
+def meeting(run: Run) -> dict[str, Any]:
+    """Where the ranks of the newest attempt are."""
+    return read_json(run.record, f"attempts/{run.claims()[-1].attempt:04d}/meeting.json")
 
 
 def hosts(slurm: Slurm, run: Run) -> list[str]:

@@ -39,9 +39,10 @@ def script(page: str) -> str:
 
 
 def commands(folder: Path) -> Path:
-    """A folder with `igpt-jobs` and `python` of the environment that the tests run in."""
+    """A folder with the commands of the environment that the tests run in."""
     folder.mkdir()
-    for name, command in {"python": "", "igpt-jobs": " -m igpt.cli"}.items():
+    modules = {"python": "", "igpt-jobs": " -m igpt.cli", "ray": " -m ray.scripts.scripts"}
+    for name, command in modules.items():
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{command} "$@"\n')
         (folder / name).chmod(0o755)
     return folder

@@ -22,7 +22,7 @@ JOBS = [("jobs", name) for name in ("features", "generate", "pretrain", "shard")
 def test_every_shipped_recipe_is_known_to_these_tests(tmp_path: Path) -> None:
     assert [("jobs", name) for name in recipe_names("jobs", tmp_path)] == JOBS
     assert recipe_names("sweeps", tmp_path) == ["probe"]
-    assert recipe_names("clusters", tmp_path) == ["local", "slurm"]
+    assert recipe_names("clusters", tmp_path) == ["local", "ray", "slurm"]
     assert job_names() == ["features", "generate", "pretrain", "probe", "shard"]
 
 
@@ -55,6 +55,15 @@ def test_the_slurm_cluster_names_every_field_and_changes_only_sizes(tmp_path: Pa
     assert shipped == SlurmCluster.model_validate(sizes)
 
 
+def test_the_ray_cluster_names_every_field_and_changes_only_sizes(tmp_path: Path) -> None:
+    from igpt.clusters.ray.config import RayCluster
+
+    document = read_yaml_file(packaged("clusters") / "ray.yaml")
+    assert set(document.data) == set(RayCluster.model_fields)
+    sizes = {"workers": 8, "cpus_per_worker": 4, "gpus_per_worker": 1}
+    assert load_cluster("ray", tmp_path) == RayCluster.model_validate(sizes)
+
+
 def test_a_recipe_here_goes_before_the_packaged_one(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "pretrain.yaml").write_text("job: pretrain\n")
@@ -66,7 +75,8 @@ def test_a_recipe_here_goes_before_the_packaged_one(tmp_path: Path) -> None:
 def test_init_writes_the_recipes_and_keeps_what_is_there(tmp_path: Path) -> None:
     written, kept = write_recipes(tmp_path)
     assert kept == []
-    assert {path.parent.name for path in written} == set(NOUNS)
+    assert {path.relative_to(tmp_path).parts[0] for path in written} == set(NOUNS)
+    assert tmp_path / "clusters" / "grafana" / "igpt.json" in written
     (tmp_path / "jobs" / "shard.yaml").write_text("mine")
     written, kept = write_recipes(tmp_path)
     assert written == []
@@ -128,7 +138,7 @@ def test_the_recipes_travel_in_the_wheel(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    shipped = sum(len(list((ROOT / noun).glob("*.*"))) for noun in NOUNS)
+    shipped = sum(len(list((ROOT / noun).rglob("*.*"))) for noun in NOUNS)
     assert int(ended.stdout) == shipped
     assert (unpacked / "igpt" / "py.typed").exists()
 

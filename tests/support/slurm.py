@@ -2,26 +2,13 @@
 
 import os
 import secrets
-import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-#: Where the daemons are, also for a user whose own path lacks the administrator's folders.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: The namespaces of a machine of its own: mounts, host name, network and processes.
-MACHINE = ("unshare", "--mount-proc", "--uts", "--net", "--pid", "--kill-child")
-_PACKAGES = {
-    "slurmctld": "slurm-wlm",
-    "slurmd": "slurm-wlm",
-    "munged": "munge",
-    "ip": "iproute2",
-    "unshare": "util-linux",
-}
+from tests.support import machines
+from tests.support.machines import Node, until
+
+_PACKAGES = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "munged": "munge"}
 _ACCOUNTING_PACKAGES = {
     "slurmdbd": "slurmdbd",
     "mariadbd": "mariadb-server",
@@ -32,31 +19,8 @@ _VARIABLES = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "SACCT", "SCANCEL",
 
 def missing(*, accounting: bool = False) -> str | None:
     """What this machine lacks for a cluster, and how to get it; None where nothing is missing."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "a real Slurm for the tests needs Linux and root"
     needed = _PACKAGES | (_ACCOUNTING_PACKAGES if accounting else {})
-    absent = [command for command in needed if shutil.which(command, path=PATH) is None]
-    if absent:
-        packages = " ".join(sorted({needed[command] for command in absent}))
-        return (
-            f"there is no {', '.join(absent)}: apt-get install --no-install-recommends {packages}"
-        )
-    trial = subprocess.run([*MACHINE, "true"], capture_output=True, text=True, check=False)
-    if trial.returncode != 0:
-        return (
-            "namespaces are not permitted here (in a container: run it privileged): "
-            f"{trial.stderr.strip()}"
-        )
-    return None
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node as seen from the machine of the tests."""
-
-    name: str
-    address: str
-    namespace: int  # the number of its process namespace
+    return machines.missing(needed, "a real Slurm")
 
 
 class Slurm:
@@ -124,46 +88,12 @@ class Slurm:
 
     def pids(self, node: str, command: str = "") -> list[int]:
         """A node's processes whose command line has `command`, as numbered outside of the node."""
-        return [
-            int(entry.name)
-            for entry in os.scandir("/proc")
-            if entry.name.isdigit()
-            and process_namespace(int(entry.name)) == self.nodes[node].namespace
-            and command in _command_line(int(entry.name))
-        ]
+        return machines.pids_in(self.nodes[node].namespace, command)
 
 
 def slurm_variables() -> list[str]:
     """The variables in this process's environment that Slurm's commands would read."""
     return [name for name in os.environ if name.startswith(_VARIABLES)]
-
-
-def until(
-    condition: Callable[[], object],
-    what: str,
-    seconds: float = 60.0,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Waits for something that must come; fails with `what`, or earlier as `check` does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        check()
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.1)
-
-
-def process_namespace(pid: int, kind: str = "pid") -> int | None:
-    """The number of a process's namespace; None where it is gone or not ours to see."""
-    with suppress(OSError):
-        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
-    return None
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("latin-1")
-    return ""
 
 
 def _fields(line: str) -> dict[str, str]:

@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.support.slurm import Node, Slurm
+from tests.support.machines import Node
+from tests.support.slurm import Slurm
 from tests.support.slurm_cluster import SlurmCluster
 
 _ROOT = Path(__file__).parents[2]

@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from igpt.clusters import memory
+from igpt.clusters.exits import read_exits
 from igpt.clusters.outcome import insist, settle
 from igpt.clusters.slurm.backend import read_job
 from igpt.clusters.slurm.client import parse_fields
 from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster, seconds_of, slurm_at
-from igpt.clusters.slurm.node import read_exits
 from igpt.clusters.slurm.turn import (
     START_MARK,
     Turn,

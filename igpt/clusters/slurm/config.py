@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import Backend, ClusterConfig, Limits
+from igpt.clusters.figures import FiguresConfig
 from igpt.clusters.notify import NotifyConfig
 from igpt.errors import DataCorrupt
 from igpt.runs import Run
@@ -62,6 +63,9 @@ class SlurmCluster(ClusterConfig):
     srun_args: list[str] = Field(
         default_factory=list, description="further arguments of srun, e.g. a container's"
     )
+    ray: Literal["auto", "always"] = Field(
+        default="auto", description="started inside the job: for what runs on Ray, or for all"
+    )
     setup: list[str] = Field(
         default_factory=list, description="shell lines before the ranks start, e.g. module load"
     )
@@ -82,6 +86,7 @@ class SlurmCluster(ClusterConfig):
     )
     retries: RetryBudget = Field(default_factory=RetryBudget)
     notify: NotifyConfig = Field(default_factory=NotifyConfig)
+    figures: FiguresConfig = Field(default_factory=FiguresConfig)
 
     @field_validator("time")
     @classmethod
@@ -117,6 +122,11 @@ class SlurmCluster(ClusterConfig):
     def shared_folder(self) -> Path:
         """Where scripts, Slurm's own output and the code of submissions are kept."""
         return Path(self.folder).expanduser().absolute()
+
+    @property
+    def most_workers(self) -> int:
+        """Always so many."""
+        return self.workers
 
     def backend(self) -> Backend:
         """The Slurm backend."""

@@ -14,20 +14,36 @@ import os
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
+from igpt.clusters.exits import exits_name, write_exits
+from igpt.clusters.figures import recorded
+from igpt.clusters.network import interface_of, interface_towards
+from igpt.clusters.node import DELETED, FENCED, PEERS, Ranks, run_ranks
 from igpt.clusters.outcome import insist, tell
 from igpt.clusters.requests import Requests
 from igpt.clusters.slurm.config import SlurmCluster, slurm_at
-from igpt.clusters.slurm.network import interface_of, interface_towards
+from igpt.clusters.slurm.ray_nodes import (
+    RayFailed,
+    RayHere,
+    Seat,
+    announce,
+    await_nodes,
+    head,
+    hold,
+    joined,
+    own_address,
+)
 from igpt.clusters.slurm.turn import START_MARK, Turn, hosts_of, meeting_key, take_turn
 from igpt.errors import NotFound, Superseded, Unreachable
+from igpt.jobs.base import find_job
 from igpt.jobs.context import Stopped
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
-from igpt.runs.failures import REQUEUE, FailureClass, RankExit
+from igpt.runs.failures import REQUEUE, RankExit
 from igpt.runs.reading import read_json
 from igpt.runs.record import open_run
 from igpt.storage import open_store
@@ -46,6 +62,24 @@ class Meeting:
     address: str
     port: int
     hosts: list[str]  # as Slurm names them
+    ray: str | None = None  # address:port of Ray's head, where Ray is started
+
+
+@dataclass(frozen=True)
+class Start:
+    """This node in a start of the job, once it is known which attempt that is."""
+
+    run: Run
+    turn: Turn
+    cluster: SlurmCluster
+    requests: Requests
+    node: int
+    nodes: int
+    attempt: int
+
+    def asked_to_stop(self) -> str | None:
+        """Why the attempt should stop, if it should."""
+        return self.requests.of(self.attempt)
 
 
 def main(run_uri: str, submitted: int) -> int:
@@ -60,13 +94,10 @@ def main(run_uri: str, submitted: int) -> int:
     # Its handlers first: Slurm may warn at any moment.
     requests = Requests(run, 5.0, bad_news=bad_news)
     cluster = insist(partial(slurm_at, run, submitted))
+    meeting = None
     try:
         if node == 0:
             attempt = insist(partial(take_turn, run, turn, cluster))
-            hosts = hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
-            meeting = Meeting(turn.launch, _own_address(), _free_port(), hosts)
-            body = json.dumps(asdict(meeting)).encode()
-            insist(partial(run.record.put, meeting_key(attempt), body))
         else:
             attempt, meeting = _await_meeting(run, turn, requests)
     except Superseded as error:
@@ -75,53 +106,124 @@ def main(run_uri: str, submitted: int) -> int:
     except Stopped as stopped:
         log.info("%s", stopped)
         return 0
+    start = Start(run, turn, cluster, requests, node, nodes, attempt)
+    try:
+        with ExitStack() as stack:
+            # Within: Ray may end on this node when the others can know how it went.
+            return _account(start, _work(start, meeting, stack))
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return _account(start, [RankExit(0, REQUEUE)] if node == 0 else [])
+    except RayFailed as failed:
+        log.error("%s", failed)
+        return _account(start, [_of_ray(start, failed)])
+
+
+def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankExit]:
+    """Starts Ray where it is needed, then the ranks; returns how those of this node ended.
+
+    meeting: None on node 0, which calls it.
+    """
+    cluster = start.cluster
+    spreads = find_job(insist(start.run.spec).job).ray
+    ray: RayHere | None = None
+    if meeting is None:
+        hosts = hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
+        address = _own_address()
+        if spreads or cluster.ray == "always":
+            seat = _seat(start, hosts)
+            ray = stack.enter_context(head(seat, own_address(cluster, address)))
+        where = None if ray is None else ray.head
+        meeting = Meeting(start.turn.launch, address, _free_port(), hosts, where)
+        body = json.dumps(asdict(meeting)).encode()
+        insist(partial(start.run.record.put, meeting_key(start.attempt), body))
+    elif meeting.ray is not None:
+        ray = stack.enter_context(joined(_seat(start, meeting.hosts), meeting.ray))
+    if ray is not None and start.node == 0:
+        await_nodes(ray)
+        announce(ray)
+    if ray is not None and spreads and start.node != 0:
+        hold(ray)
+        return []
+    if start.node == 0:
+        tell(start.run, start.attempt, cluster.notify, "started")
+    if ray is not None and spreads:
+        return _run_over_ray(start, meeting, ray)
+    more = {} if ray is None else ray.environment
+    return _run(start, _ranks(start, meeting, more), start.asked_to_stop)
+
+
+def _run(start: Start, ranks: Ranks, asked_to_stop: Callable[[], str | None]) -> list[RankExit]:
+    figures = start.cluster.figures
+    with recorded(figures, start.run, start.attempt, node=start.node) as show:
+        return run_ranks(start.run, start.attempt, ranks, asked_to_stop, show=show)
+
+
+def _run_over_ray(start: Start, meeting: Meeting, ray: RayHere) -> list[RankExit]:
+    """One rank, which has the whole cluster, and can do nothing without it."""
+    cores = start.cluster.cpus_per_worker * start.cluster.workers_per_node
+    own = {**ray.environment, "OMP_NUM_THREADS": str(cores)}
+    ranks = replace(_ranks(start, meeting, own), workers=1, nodes=1)
+    exits = _run(
+        start, ranks, lambda: start.asked_to_stop() or (PEERS if ray.daemon.ended else None)
+    )
+    # The rank may see the end of Ray before we do.
+    if _is_bad(exits) and ray.ends_within(3.0):
+        try:
+            ray.check()
+        except RayFailed as failed:
+            return [_of_ray(start, failed), *exits]
+    return exits
+
+
+def _ranks(start: Start, meeting: Meeting, environment: Mapping[str, str]) -> Ranks:
+    cluster, node = start.cluster, start.node
     interface = cluster.network_interface or (
         interface_of(meeting.address) if node == 0 else interface_towards(meeting.address)
     )
-    ranks = Ranks(
+    return Ranks(
         workers=cluster.workers_per_node,
-        environment=_environment(cluster, turn, interface),
+        environment={**_environment(cluster, start.turn, interface), **environment},
         master_address=meeting.address,
         master_port=meeting.port,
         node=node,
-        nodes=nodes,
+        nodes=start.nodes,
         heartbeat_seconds=cluster.heartbeat_seconds,
         grace_seconds=cluster.grace_seconds,
         hang_seconds=cluster.hang_seconds,
     )
-    if node == 0:
-        tell(run, attempt, cluster.notify, "started")
-    exits = run_ranks(run, attempt, ranks, partial(requests.of, attempt))
-    if (why := requests.of(attempt)) in (DELETED, FENCED):
+
+
+def _account(start: Start, exits: list[RankExit]) -> int:
+    """Says how this node's ranks ended; returns the exit code of their parent."""
+    if (why := start.asked_to_stop()) in (DELETED, FENCED):
         return 6 if why == FENCED else 0
-    bad = any(one.code not in (0, REQUEUE) for one in exits)
-    body = json.dumps({"exits": [asdict(one) for one in exits]}).encode()
-    insist(partial(run.record.put, exits_key(attempt, node, bad=bad), body), patience=60.0)
+    bad = _is_bad(exits)
+    said = partial(write_exits, start.run, start.attempt, start.node, exits, bad=bad)
+    insist(said, patience=60.0)
     return int(bad)
 
 
-def exits_name(node: int, *, bad: bool) -> str:
-    """In an attempt's folder: how a node's ranks ended; the name tells the others whether badly."""
-    return f"exits-{node:04d}-{'bad' if bad else 'good'}.json"
+def _is_bad(exits: list[RankExit]) -> bool:
+    return any(one.code not in (0, REQUEUE) for one in exits)
 
 
-def exits_key(attempt: int, node: int, *, bad: bool) -> str:
-    """Where a node says how its ranks ended."""
-    return f"attempts/{attempt:04d}/{exits_name(node, bad=bad)}"
+def _of_ray(start: Start, failed: RayFailed) -> RankExit:
+    """The end of Ray, for the account of this node: in the place of its first rank."""
+    first = start.node * start.cluster.workers_per_node
+    return RankExit(first, 1, failed.failure, failed.what)
 
 
-def read_exits(run: Run, attempt: int, node: int) -> list[RankExit] | None:
-    """How the ranks of a node ended; None where it did not say."""
-    for bad in (True, False):
-        try:
-            said = read_json(run.record, exits_key(attempt, node, bad=bad))
-        except NotFound:
-            continue
-        return [
-            RankExit(**{**one, "failure": one["failure"] and FailureClass(one["failure"])})
-            for one in said["exits"]
-        ]
-    return None
+def _seat(start: Start, hosts: list[str]) -> Seat:
+    return Seat(
+        start.run,
+        start.attempt,
+        start.turn.launch,
+        start.node,
+        hosts,
+        start.cluster,
+        start.asked_to_stop,
+    )
 
 
 def _await_meeting(run: Run, turn: Turn, requests: Requests) -> tuple[int, Meeting]:

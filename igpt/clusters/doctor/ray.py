@@ -1,0 +1,122 @@
+"""Has every node of a Ray cluster examine itself: one job, whose output is read as it comes.
+
+The job goes the way of a run: the address, the token, the Python and the environment of the cluster
+file. Its text goes along, and is all that a node needs (`on_ray`).
+"""
+
+import json
+import os
+import shlex
+import tempfile
+import time
+from pathlib import Path
+
+from igpt.clusters.base import ClusterConfig
+from igpt.clusters.doctor.gathering import NODE_SECONDS, Gathered, Say
+from igpt.clusters.doctor.report import Collector, Errand, arguments, boot, sources
+from igpt.clusters.ray import client
+from igpt.clusters.ray.config import RayCluster
+
+#: Begins each line of `on_ray`.
+MARK = "IGPT-DOCTOR-RAY"
+
+_LOOK_SECONDS = 0.5
+_OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+
+
+class Transcript:
+    """What the job has said so far, read from the whole of its output each time."""
+
+    def __init__(self) -> None:
+        self.nodes: list[str] = []
+        self.other: list[str] = []  # lines that are not of `on_ray`
+        self.spoken: list[tuple[float, str]] = []  # by the head's clock
+        self._ahead = float("-inf")  # of the head, against this machine
+        self._read = 0
+
+    def read(self, output: str, now: float) -> None:
+        """Takes in what is new; now: when it was asked for, seconds since the epoch."""
+        whole = output[: output.rfind("\n") + 1]
+        for line in whole[self._read :].splitlines():
+            if not line.startswith(f"{MARK} "):
+                self.other = [*self.other[-20:], line.strip()] if line.strip() else self.other
+                continue
+            _, moment, text = line.split(" ", 2)
+            # It came later than it was said, so the greatest difference is the closest.
+            self._ahead = max(self._ahead, float(moment) - now)
+            if text.startswith('{"nodes"'):
+                self.nodes = json.loads(text)["nodes"]
+            elif text and not text.startswith('{"ended"'):
+                self.spoken.append((float(moment), text))
+        self._read = len(whole)
+
+    def collected(self) -> Collector:
+        """What the nodes said, their clocks compared with this machine's."""
+        collector = Collector()
+        for moment, text in self.spoken:
+            collector.feed(text, moment - self._ahead)
+        return collector
+
+
+def gather(cluster: ClusterConfig, errand: Errand, wait: float, say: Say) -> Gathered:
+    """What the nodes say. Raises Unreachable where the cluster is not, or does not take us."""
+    assert isinstance(cluster, RayCluster)
+    client.ask(cluster, "/api/version")
+    job = f"igpt-doctor-{errand.token}"
+    transcript = Transcript()
+    with tempfile.TemporaryDirectory() as folder:
+        _pack(Path(folder), errand)
+        client.submit(cluster, _submission(cluster, job, folder))
+    try:
+        trouble = _listen(cluster, job, transcript, wait, say)
+    finally:
+        client.stop(cluster, job)
+    collector = transcript.collected()
+    missing = len(transcript.nodes) - len(collector.ranks())
+    if not trouble and (missing or not transcript.nodes):
+        trouble = "; ".join([*transcript.other[-4:], *collector.other[-4:]])
+    mend = "" if transcript.nodes else "`python` of the cluster file has to be one that has Ray"
+    nodes = max(len(transcript.nodes), 1)
+    return Gathered(collector.reports(), nodes, trouble=trouble, mend=mend if trouble else "")
+
+
+def _pack(folder: Path, errand: Errand) -> None:
+    """Puts there what goes along with the job."""
+    body = {
+        "sources": sources(),
+        "command": [*boot(), *arguments(errand)],
+        "ports": list(errand.ports),
+    }
+    (folder / "errand.json").write_text(json.dumps(body))
+    text = Path(__file__).with_name("on_ray.py").read_text()
+    (folder / "on_ray.py").write_text(text)
+
+
+def _submission(cluster: RayCluster, job: str, folder: str) -> dict[str, object]:
+    reach = {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}
+    return {
+        "entrypoint": shlex.join([*shlex.split(cluster.python), "-u", "on_ray.py"]),
+        "submission_id": job,
+        "runtime_env": {"working_dir": folder, "env_vars": {**reach, **cluster.variables}},
+    }
+
+
+def _listen(cluster: RayCluster, job: str, transcript: Transcript, wait: float, say: Say) -> str:
+    """Until the job has ended; returns what went wrong, if it did."""
+    begun = time.monotonic()
+    spoken: float | None = None  # when the job first did
+    while True:
+        asked = time.time()
+        over = client.ask(cluster, f"/api/jobs/{job}").get("status") in _OVER
+        transcript.read(str(client.ask(cluster, f"/api/jobs/{job}/logs").get("logs", "")), asked)
+        now = time.monotonic()
+        if spoken is None and transcript.nodes:
+            spoken = now
+            say(f"examining {len(transcript.nodes)} nodes ...")
+        if over:
+            return ""
+        if spoken is None and now - begun > wait:
+            return f"the job {job} has not started within {wait:.0f} s"
+        if spoken is not None and now - spoken > NODE_SECONDS:
+            return f"the nodes have not ended within {now - spoken:.0f} s"
+        time.sleep(_LOOK_SECONDS)

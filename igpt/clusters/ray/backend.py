@@ -1,0 +1,157 @@
+"""Submits runs to a Ray cluster, looks at them there, cancels them.
+
+The job's submission id follows from the run and the attempt, and Ray takes none twice: so a client
+that dies in between can be repeated, and never submits twice.
+"""
+
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from igpt.clusters.base import Launch, Plan
+from igpt.clusters.dashboard import Dashboard, write_dashboard
+from igpt.clusters.ray import client
+from igpt.clusters.ray.config import RayCluster
+from igpt.data.cache import cache_directory
+from igpt.errors import IgptError, Unreachable, UserError
+from igpt.runs import Run, snapshot
+from igpt.runs import events as ev
+from igpt.runs.attempts import attempt_numbers
+from igpt.runs.state import Sight
+
+log = logging.getLogger("igpt")
+
+#: What Ray's dashboard takes as one package of code.
+PACKAGE_BYTES = 100 * 2**20
+
+_OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+
+
+class RayBackend:
+    """A job of Ray is the supervisor of a run, attempt after attempt."""
+
+    def __init__(self, cluster: RayCluster) -> None:
+        self.cluster = cluster
+
+    def plan(self, launch: Launch) -> Plan:
+        """The submission, as the Jobs SDK gets it."""
+        cluster = self.cluster
+        each = ", ".join(f"{amount:g} {name}" for name, amount in cluster.each().items())
+        if isinstance(cluster.workers, int):
+            count = f"{cluster.workers} workers"
+        else:
+            count = f"{cluster.workers.min} to {cluster.workers.max} workers, as there is room,"
+        facts = {"cluster": f"ray at {cluster.server}: {count} x {each}"}
+        code = None if launch.code is None else f"<the code {launch.code[:12]}>"
+        return Plan(facts, json.dumps(submission(cluster, launch, code), indent=2))
+
+    def check(self) -> None:
+        """Raises where the cluster does not answer, or does not take our token."""
+        client.ask(self.cluster, "/api/version")
+
+    def submit(self, run: Run, launch: Launch) -> dict[str, Any]:
+        """Submits the job and records its id."""
+        cluster = self.cluster
+        self.check()
+        code = None
+        if launch.code is not None:
+            code = snapshot.unpack(run.root, launch.code, cache_directory() / "code")
+            _check_size(code)
+        wanted = submission(cluster, launch, None if code is None else str(code))
+        job = wanted["submission_id"]
+        try:
+            client.submit(cluster, wanted)
+        except Unreachable as error:
+            # Ray may have taken it all the same, or an earlier client has submitted this attempt.
+            if client.job_at(cluster, job) is None:
+                mend = f"igpt-jobs resume {run.id} tries again"
+                raise Unreachable(error.what, mend=mend) from None
+        body = {"job": job, "server": cluster.server}
+        write_dashboard(run, launch.attempt, dashboard_of(cluster, job))
+        run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **body)
+        return body
+
+    def jobs_of(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """None: the driver itself looks at the runs that it waits for."""
+        return ()
+
+    def look(self, run: Run) -> Sight:
+        """What Ray says of the run's job."""
+        found = self._job(run)
+        try:
+            said = client.job_at(self.cluster, found) if found else None
+        except IgptError as error:
+            return Sight(None, reason=error.what)
+        if said is None:
+            launched = any(event.fields.get("job") == found for event in run.events({ev.LAUNCHED}))
+            # A Ray cluster that was started anew has forgotten its jobs, and they are gone.
+            why = f"Ray knows no job {found}" if launched else ""
+            return Sight(False if launched else None, reason=why)
+        state = str(said.get("status"))
+        if state in _OVER:
+            return Sight(False, reason=f"Ray job {found} is {state}{_last_word(said)}")
+        return Sight(True, state == "PENDING", f"Ray job {found} is {state}")
+
+    def cancel(self, run: Run) -> bool:
+        """The driver and the ranks find the request in the record within seconds."""
+        return bool(self.look(run).alive)
+
+    def _job(self, run: Run) -> str | None:
+        """The newest job of the run: that of the last submission, as later attempts are its own."""
+        submitted = [event.attempt or 0 for event in run.events({ev.SUBMITTED})]
+        numbers = submitted or attempt_numbers(run.record)
+        return job_id(run.uri, max(numbers)) if numbers else None
+
+
+def job_id(run_uri: str, attempt: int) -> str:
+    """The submission id of an attempt's job; equal work in two stores has equal run ids."""
+    place = hashlib.sha256(run_uri.encode()).hexdigest()[:8]
+    return f"{run_uri.rpartition('/')[2]}-{place}-a{attempt}"
+
+
+def submission(cluster: RayCluster, launch: Launch, code: str | None) -> dict[str, Any]:
+    """What the Jobs SDK is called with. Nothing in it is secret: Ray shows it to everybody.
+
+    code: the folder with the code of the submission; None: the nodes have it installed.
+    """
+    module = "igpt.clusters.ray.driver"
+    command = [*shlex.split(cluster.python), "-u", "-m", module, launch.run_uri]
+    runtime: dict[str, Any] = {"env_vars": {**launch.environment, **cluster.variables}}
+    if code is not None:
+        runtime |= {"working_dir": code, "excludes": [".git"]}
+    return {
+        "entrypoint": shlex.join([*command, str(launch.attempt)]),
+        "submission_id": job_id(launch.run_uri, launch.attempt),
+        "runtime_env": runtime,
+        "metadata": {"run": launch.run_id, "attempt": str(launch.attempt)},
+    }
+
+
+def dashboard_of(cluster: RayCluster, job: str) -> Dashboard:
+    """Where Ray's dashboard shows a job."""
+    server = urlsplit(cluster.server)
+    host = server.hostname or ""
+    port = server.port or (443 if server.scheme == "https" else 80)
+    scheme: Literal["http", "https"] = "https" if server.scheme == "https" else "http"
+    return Dashboard(host, host, port, path=f"#/jobs/{job}", scheme=scheme)
+
+
+def _check_size(code: Path) -> None:
+    size = sum(path.stat().st_size for path in code.rglob("*") if path.is_file())
+    if size > PACKAGE_BYTES:
+        raise UserError(
+            f"the code of the submission has {size / 2**20:.0f} MiB",
+            expected=f"at most {PACKAGE_BYTES // 2**20} MiB, which is what Ray's dashboard takes",
+            mend="Keep data out of the repository, or list it in .gitignore",
+        )
+
+
+def _last_word(said: dict[str, Any]) -> str:
+    """The last line of what Ray says of a job's end."""
+    lines = [line.strip() for line in str(said.get("message") or "").splitlines() if line.strip()]
+    return f": {lines[-1][:300]}" if lines and said.get("status") == "FAILED" else ""

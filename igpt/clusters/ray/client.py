@@ -1,0 +1,123 @@
+"""Asks a Ray cluster's job server. Looking needs neither Ray nor its SDK, and is quick.
+
+The server is Ray's dashboard on the head node. With token authentication on, it wants the token of
+the cluster, which we find where Ray itself does: RAY_AUTH_TOKEN, the file of RAY_AUTH_TOKEN_PATH,
+~/.ray/auth_token. It goes into the request and nowhere else.
+"""
+
+import http.client
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from igpt.clusters.ray.config import RayCluster
+from igpt.errors import IgptError, NotFound, Unreachable, UserError
+
+#: Seconds that the server may take to answer a question.
+ANSWER_SECONDS = 10.0
+
+
+def token_of(cluster: RayCluster, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The cluster's token; None where there is none to find. Raises UserError."""
+    given = environment.get("RAY_AUTH_TOKEN")
+    if given and cluster.token_file is None:
+        return given.strip()
+    named = cluster.token_file or environment.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named or "~/.ray/auth_token").expanduser()
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        if named is None:
+            return None
+        raise UserError(f"{path} with Ray's token is not there", mend=_ACCESS_MEND) from None
+    except OSError as error:
+        raise UserError(f"{path} with Ray's token: {error.strerror}", mend=_ACCESS_MEND) from None
+
+
+def headers_of(cluster: RayCluster) -> dict[str, str]:
+    """What a request carries: the token, where there is one."""
+    token = token_of(cluster)
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def ask(cluster: RayCluster, path: str, method: str = "GET") -> dict[str, Any]:
+    """The server's answer to a question, such as `/api/version`.
+
+    Raises NotFound, or Unreachable where it does not answer, or not with what we ask for.
+    """
+    request = urllib.request.Request(  # noqa: S310 the address is http, by its validator
+        f"{cluster.server}{path}", headers=headers_of(cluster), method=method
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+            body = json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise refusal(cluster, error.code, error.read().decode(errors="replace")) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise unreachable(cluster, str(reason)) from None
+    if not isinstance(body, dict):
+        raise unreachable(cluster, "what answers there is no job server of Ray")
+    return body
+
+
+def job_at(cluster: RayCluster, job: str) -> dict[str, Any] | None:
+    """What the server knows of a job, by its submission id; None where it knows none."""
+    try:
+        return ask(cluster, f"/api/jobs/{job}")
+    except NotFound:
+        return None
+
+
+def submit(cluster: RayCluster, wanted: dict[str, Any]) -> None:
+    """Submits a job by the Jobs SDK, its folder of code packed up. Raises Unreachable."""
+    # Which files are code is settled in the snapshot.
+    os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
+    from ray.job_submission import JobSubmissionClient
+
+    for talkative in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
+    try:
+        server = JobSubmissionClient(cluster.server, headers=headers_of(cluster))
+        server.submit_job(**wanted)
+    except (RuntimeError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"it refused the job: {lines[-1] if lines else type(error).__name__}"
+        raise unreachable(cluster, reason) from None
+
+
+def stop(cluster: RayCluster, job: str) -> None:
+    """Ends a job that is no run, unless it has ended. Raises as `ask` does."""
+    ask(cluster, f"/api/jobs/{job}/stop", method="POST")
+
+
+def unreachable(cluster: RayCluster, reason: str) -> Unreachable:
+    """The cluster does not answer."""
+    return Unreachable(
+        f"the Ray cluster at {cluster.server} cannot be reached: {reason}",
+        expected="the address of Ray's dashboard, where the job server is",
+        mend="Set `address` in the cluster file; from outside, `ssh -N -L 8265:127.0.0.1:8265 HEAD`"
+        " brings it to this machine",
+    )
+
+
+def refusal(cluster: RayCluster, status: int, said: str) -> IgptError:
+    """What a refusal by the server means."""
+    if status in (401, 403):
+        why = "wants a token" if status == 401 else "does not know our token"
+        return Unreachable(f"the Ray cluster at {cluster.server} {why}", mend=_ACCESS_MEND)
+    if status == 404:
+        return NotFound(f"the Ray cluster at {cluster.server} knows no such thing")
+    line = said.strip().splitlines()[-1:] or [f"status {status}"]
+    return unreachable(cluster, line[0])
+
+
+_ACCESS_MEND = (
+    "Copy the cluster's token (`ray get-auth-token` on its head node) to ~/.ray/auth_token here, "
+    "or name its file as `token_file`"
+)

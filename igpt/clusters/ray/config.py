@@ -1,0 +1,149 @@
+"""What a Ray cluster file says: where the cluster is, and what each worker of a run gets there."""
+
+import os
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from igpt.clusters.base import Backend, ClusterConfig, Limits
+from igpt.clusters.notify import NotifyConfig
+from igpt.config import Strict
+from igpt.errors import DataCorrupt
+from igpt.runs import Run
+from igpt.runs.failures import RetryBudget
+from igpt.runs.provenance import redact
+
+#: Where Ray's dashboard, and with it the Jobs server, is on the head node.
+LOCAL_ADDRESS = "http://127.0.0.1:8265"
+
+
+class Elastic(Strict):
+    """As many workers as there is room for, within bounds."""
+
+    min: int = Field(ge=1, description="fewer, and the run waits")
+    max: int = Field(ge=1, description="more are never asked for")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is larger than max {self.max}")
+        return self
+
+
+class RayCluster(ClusterConfig):
+    """Configuration of a Ray cluster."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = Field(
+        default=None, description="of the dashboard; null: RAY_API_SERVER_ADDRESS, or this machine"
+    )
+    token_file: str | None = Field(
+        default=None, description="where Ray's token is; null: where Ray itself looks"
+    )
+    workers: int | Elastic = Field(
+        default=1, description="processes that share each batch: a number, or {min, max}"
+    )
+    cpus_per_worker: int = Field(default=1, ge=1, description="cores; also its CPU threads")
+    gpus_per_worker: int = Field(default=0, ge=0, description="a worker uses one")
+    resources_per_worker: dict[str, float] = Field(
+        default_factory=dict, description="other resources of Ray's, by name"
+    )
+    accelerator_type: str | None = Field(default=None, description="e.g. A100, as Ray writes it")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        default="PACK", description="Ray's strategy for the workers"
+    )
+    resize_seconds: float = Field(
+        default=60.0, gt=0, description="from one look for room for more workers to the next"
+    )
+    python: str = Field(default="python", description="command that runs Python on the nodes")
+    variables: dict[str, str] = Field(
+        default_factory=dict, description="environment of all processes; no secrets"
+    )
+    network_interface: str | None = Field(
+        default=None, description="between nodes; null: the one that leads to the first worker"
+    )
+    grace_seconds: float = Field(
+        default=120.0, gt=0, description="for a checkpoint after being asked to stop"
+    )
+    heartbeat_seconds: float = Field(
+        default=10.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
+    )
+    hang_seconds: float | None = Field(
+        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
+    )
+    retries: RetryBudget = Field(default_factory=RetryBudget)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
+
+    @field_validator("workers")
+    @classmethod
+    def _at_least_one(cls, value: int | Elastic) -> int | Elastic:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least 1")
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None or value.startswith(("http://", "https://")):
+            return value
+        raise ValueError("the dashboard's address, such as http://head-node:8265")
+
+    @field_validator("variables")
+    @classmethod
+    def _has_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        # Ray shows a job's environment to everybody who can look at its jobs.
+        secret = sorted(name for name, text in value.items() if _is_secret(name, text))
+        if secret:
+            raise ValueError(
+                f"no secrets, such as {', '.join(secret)}: Ray shows these to everybody; give the "
+                "nodes their credentials where Ray is started"
+            )
+        return value
+
+    @property
+    def most_workers(self) -> int:
+        """Ranks that share each batch, at most."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @property
+    def least_workers(self) -> int:
+        """With fewer the run waits."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def server(self) -> str:
+        """The address of the dashboard, as it is reached from here."""
+        found = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or LOCAL_ADDRESS
+        return found.rstrip("/")
+
+    def each(self) -> dict[str, float]:
+        """What Ray reserves for each worker."""
+        reserved: dict[str, float] = {"CPU": self.cpus_per_worker}
+        if self.gpus_per_worker:
+            reserved["GPU"] = self.gpus_per_worker
+        return reserved | self.resources_per_worker
+
+    def backend(self) -> Backend:
+        """The Ray backend."""
+        from igpt.clusters.ray.backend import RayBackend  # which knows this class
+
+        return RayBackend(self)
+
+    def limits(self) -> Limits:
+        """Its grace, and the device that the file names."""
+        return Limits(self.grace_seconds, self.device)
+
+
+def ray_at(run: Run, attempt: int) -> RayCluster:
+    """The Ray cluster of an attempt. Raises NotFound; DataCorrupt where it is of another kind."""
+    from igpt.clusters.files import cluster_at  # which knows all kinds
+
+    cluster = cluster_at(run, attempt)
+    if not isinstance(cluster, RayCluster):
+        raise DataCorrupt(f"attempt {attempt} of run {run.id} is recorded on {cluster.kind}")
+    return cluster
+
+
+def _is_secret(name: str, text: str) -> bool:
+    line = f"{name}={text}"
+    return redact(line) != line

@@ -1,0 +1,159 @@
+"""In a worker of Ray Train: the parent of one rank.
+
+Ray Train places the workers, says which rank each is, and ends them together. The rank itself is a
+process of its own, as on every cluster, so that its last lines, its stacks and its memory are seen
+from outside, and so that Ray's process needs no torch and no device.
+"""
+
+import json
+import logging
+import os
+import platform
+import socket
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+
+from igpt.clusters.exits import exits_name, write_exits
+from igpt.clusters.network import interface_of, interface_towards
+from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
+from igpt.clusters.outcome import insist
+from igpt.clusters.ray.config import RayCluster, ray_at
+from igpt.clusters.ray.gauges import gauges
+from igpt.clusters.requests import Requests
+from igpt.jobs.base import find_job
+from igpt.runs import Run
+from igpt.runs.failures import REQUEUE
+from igpt.runs.reading import read_json
+from igpt.runs.record import open_run
+from igpt.storage import open_store
+
+log = logging.getLogger("igpt")
+
+#: Where `Rendezvous` leaves the meeting for the train function.
+MEETING = "IGPT_RAY_MEETING"
+#: Seconds between looks at the record.
+LOOK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker is."""
+
+    node: str  # as Ray names it
+    host: str
+    address: str
+    port: int  # free when it was looked for
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who the ranks of an attempt are and where they meet, in the order of ranks."""
+
+    launch: str  # a random word: tells this start of the attempt from another's
+    places: tuple[Place, ...]
+
+
+def meeting_key(attempt: int) -> str:
+    """Where rank 0's parent says who the ranks of an attempt are."""
+    return f"attempts/{attempt:04d}/meeting.json"
+
+
+def read_meeting(run: Run, attempt: int) -> Meeting:
+    """The meeting of an attempt. Raises NotFound where its workers have not begun."""
+    return _meeting(read_json(run.record, meeting_key(attempt)))
+
+
+def describe_place() -> Place:
+    """This worker's place, with a port that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = int(probe.getsockname()[1])
+    node = ray.get_runtime_context().get_node_id()
+    address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return Place(node, platform.node(), address, port)
+
+
+def remember_meeting(text: str) -> None:
+    """Leaves the meeting, as JSON, for the train function of this worker."""
+    os.environ[MEETING] = text
+
+
+def meeting_to_json(meeting: Meeting) -> str:
+    """A meeting as text."""
+    return json.dumps(asdict(meeting))
+
+
+def train(config: dict[str, Any]) -> None:
+    """The train function: runs one rank to its end. config: `run`, its address, and `attempt`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    root_uri, _, identifier = config["run"].rpartition("/runs/")
+    run, attempt = open_run(open_store(root_uri), identifier), int(config["attempt"])
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    meeting = _meeting(json.loads(os.environ[MEETING]))
+    bad_news = [exits_name(other, bad=True) for other in range(world_size) if other != rank]
+    # Ray runs this in a thread, where signals cannot be handled; it ends us by killing us anyway.
+    requests = Requests(run, LOOK_SECONDS, bad_news=bad_news, signals=False)
+    cluster = insist(partial(ray_at, run, attempt))
+    if rank == 0:
+        body = meeting_to_json(meeting).encode()
+        insist(partial(run.record.put, meeting_key(attempt), body))
+    ranks = Ranks(
+        workers=1,
+        environment=_environment(cluster, meeting, rank, shared=find_job(run.spec().job).ray),
+        master_address=meeting.places[0].address,
+        master_port=meeting.places[0].port,
+        node=rank,
+        nodes=world_size,
+        heartbeat_seconds=cluster.heartbeat_seconds,
+        grace_seconds=cluster.grace_seconds,
+        hang_seconds=cluster.hang_seconds,
+    )
+    exits = run_ranks(run, attempt, ranks, partial(requests.of, attempt), show=gauges(run.id))
+    if requests.of(attempt) in (DELETED, FENCED):
+        return
+    bad = any(one.code not in (0, REQUEUE) for one in exits)
+    insist(partial(write_exits, run, attempt, rank, exits, bad=bad), patience=60.0)
+
+
+def _environment(
+    cluster: RayCluster, meeting: Meeting, rank: int, *, shared: bool
+) -> dict[str, str]:
+    """shared: the job itself spreads over the Ray cluster, and has to find it."""
+    environment = {
+        "IGPT_LAUNCH": meeting.launch,
+        "OMP_NUM_THREADS": str(cluster.cpus_per_worker),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
+    first = meeting.places[0].address
+    interface = cluster.network_interface or (
+        interface_of(first) if rank == 0 else interface_towards(first)
+    )
+    if interface is not None:
+        # gloo would take the address that the node's own name resolves to: often a loopback.
+        environment["GLOO_SOCKET_IFNAME"] = interface
+    if cluster.network_interface is not None:
+        environment["NCCL_SOCKET_IFNAME"] = cluster.network_interface
+    if cluster.gpus_per_worker:
+        # Ray Train shows a worker the devices of all workers of its node; a rank uses its own.
+        own = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    here = ray.get_runtime_context()
+    if shared:
+        environment["RAY_ADDRESS"] = here.gcs_address
+        environment["IGPT_RAY_RUNTIME_ENV"] = json.dumps(_handed_on(dict(here.runtime_env)))
+    return environment
+
+
+def _handed_on(runtime: dict[str, Any]) -> dict[str, Any]:
+    """What of a worker's environment its own Ray tasks need: the code, and the way to the store."""
+    return {name: runtime[name] for name in ("working_dir", "env_vars") if runtime.get(name)}
+
+
+def _meeting(said: dict[str, Any]) -> Meeting:
+    places = tuple(Place(**place) for place in said["places"])
+    return Meeting(said["launch"], places)

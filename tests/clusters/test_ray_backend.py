@@ -1,0 +1,174 @@
+"""What a Ray cluster file may say, what is submitted, and what an attempt's end is called."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from igpt.clusters.base import Launch
+from igpt.clusters.exits import write_exits
+from igpt.clusters.files import parse_cluster
+from igpt.clusters.ray import client
+from igpt.clusters.ray.backend import RayBackend, job_id, submission
+from igpt.clusters.ray.config import RayCluster
+from igpt.config import read_yaml
+from igpt.errors import Unreachable, UserError
+from igpt.runs import Run
+from igpt.runs.failures import FailureClass, RankExit, Verdict
+from igpt.runs.record import open_run
+from igpt.storage import Store
+
+LAUNCH = Launch(
+    "s3://bucket/runs/pretrain-1a2b3c4d", 3, "c0de", environment={"IGPT_S3_REGION": "eu-1"}
+)
+
+
+def parse(text: str) -> RayCluster:
+    found = parse_cluster(read_yaml(f"kind: ray\n{text}", "ray.yaml"))
+    assert isinstance(found, RayCluster)
+    return found
+
+
+def test_the_number_of_workers_is_fixed_or_within_bounds() -> None:
+    assert (parse("workers: 8").least_workers, parse("workers: 8").most_workers) == (8, 8)
+    elastic = parse("workers: {min: 4, max: 16}")
+    assert (elastic.least_workers, elastic.most_workers) == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("workers: 0", ["workers", "at least 1"]),
+        ("workers: {min: 3, max: 2}", ["min 3 is larger than max 2"]),
+        ("workers: {min: 0, max: 2}", ["workers", "greater than or equal to 1"]),
+        ("workers: {minimum: 1, max: 2}", ["minimum"]),
+        ("address: head:8265", ["address", "http://head-node:8265"]),
+        ("variables: {HF_TOKEN: abc}", ["HF_TOKEN", "Ray shows these to everybody"]),
+        ("variables: {AWS_SECRET_ACCESS_KEY: abc}", ["AWS_SECRET_ACCESS_KEY"]),
+        ("placement: TIGHT", ["placement", "STRICT_PACK"]),
+        ("gpus: 1", ["gpus"]),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_was_expected(text: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse(text)
+    assert "ray.yaml" in str(refusal.value)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_a_submission_holds_the_runs_address_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "sesame")
+    cluster = parse("variables: {NCCL_DEBUG: INFO}\npython: exec python3")
+    made = submission(cluster, LAUNCH, "/code")
+    assert shlex.split(made["entrypoint"]) == [
+        *("exec", "python3", "-u", "-m", "igpt.clusters.ray.driver"),
+        *("s3://bucket/runs/pretrain-1a2b3c4d", "3"),
+    ]
+    assert made["submission_id"] == job_id(LAUNCH.run_uri, 3)
+    assert made["runtime_env"] == {
+        "env_vars": {"IGPT_S3_REGION": "eu-1", "NCCL_DEBUG": "INFO"},
+        "working_dir": "/code",
+        "excludes": [".git"],
+    }
+    shown = RayBackend(cluster).plan(LAUNCH)
+    assert "sesame" not in json.dumps(made) + shown.text + str(shown.facts)
+
+
+def test_equal_work_in_two_stores_is_two_jobs_and_each_attempt_is_one() -> None:
+    ids = {
+        job_id(f"{store}/runs/pretrain-1a2b3c4d", attempt)
+        for store in ("s3://a", "s3://b")
+        for attempt in (1, 2)
+    }
+    assert len(ids) == 4
+
+
+def test_the_token_is_found_where_ray_finds_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("from-file\n")
+    by_file = {"RAY_AUTH_TOKEN_PATH": str(file)}
+    assert client.token_of(RayCluster(), {"RAY_AUTH_TOKEN": " given "}) == "given"
+    assert client.token_of(RayCluster(), by_file) == "from-file"
+    assert client.token_of(RayCluster(), {}) is None
+    named = RayCluster(token_file=str(file))
+    assert client.token_of(named, {"RAY_AUTH_TOKEN": "given"}) == "from-file"
+    home = Path.home() / ".ray" / "auth_token"
+    home.parent.mkdir()
+    home.write_text("of-the-home")
+    assert client.token_of(RayCluster(), {}) == "of-the-home"
+    with pytest.raises(UserError, match="is not there"):
+        client.token_of(RayCluster(token_file=str(tmp_path / "none")), {})
+
+
+def test_a_cluster_that_is_not_there_is_told_apart_from_one_that_is_something_else(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        RayBackend(RayCluster(address="http://127.0.0.1:9")).check()
+
+
+@pytest.fixture
+def run(store: Store) -> Run:
+    return open_run(store, "tiny-12345678")
+
+
+def told(run: Run, *exits: RankExit | None) -> None:
+    """Records the ranks' places and ends; None is one that said nothing."""
+    place = {"node": "n", "host": "h", "address": "1.2.3.4", "port": 1}
+    body = {"launch": "word", "places": [place] * len(exits)}
+    run.record.put("attempts/0001/meeting.json", json.dumps(body).encode())
+    for rank, one in enumerate(exits):
+        if one is not None:
+            write_exits(run, 1, rank, [one], bad=one.code not in (0, 75))
+
+
+def verdict(run: Run, error: Any = None, asked: str | None = None) -> Verdict:
+    from igpt.clusters.ray.fitting import verdict_of
+
+    return verdict_of(run, 1, error, asked)
+
+
+def test_what_the_ranks_said_decides(run: Run) -> None:
+    told(run, RankExit(0, 75), RankExit(1, 75))
+    assert verdict(run).failure is FailureClass.PREEMPTED
+    assert verdict(run, asked="there is room").reason == "there is room; saved"
+    said = RankExit(1, 2, FailureClass.USER_ERROR, "no such data")
+    told(run, RankExit(0, 1, torn_down=True), said)
+    assert verdict(run) == Verdict("failed", FailureClass.USER_ERROR, "no such data")
+
+
+def test_a_worker_that_went_without_a_word_is_a_lost_one_unless_a_rank_named_the_cause(
+    run: Run,
+) -> None:
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    gone = WorkerGroupError("one", {1: RuntimeError("The actor died.\nThe node has died.")})
+    told(run, RankExit(0, 1, torn_down=True), None)
+    lost = verdict(run, gone)
+    assert (lost.failure, lost.reason) == (
+        FailureClass.NODE,
+        "the worker of rank 1: The node has died.",
+    )
+    assert verdict(run).failure is FailureClass.NODE
+    killed = WorkerGroupError("one", {1: RuntimeError("killed due to memory pressure")})
+    assert verdict(run, killed).failure is FailureClass.OUT_OF_MEMORY
+    told(run, RankExit(0, 3, FailureClass.STORAGE, "the store is full"), None)
+    assert verdict(run, gone).failure is FailureClass.STORAGE
+
+
+def test_an_attempt_that_never_began_was_stopped_or_could_not_start(run: Run) -> None:
+    from ray.train.v2.api.exceptions import ControllerError
+
+    assert verdict(run, asked="cancelled").outcome == "stopped"
+    broken = verdict(run, ControllerError(RuntimeError("no such image")))
+    assert broken.failure is FailureClass.CRASH
+    assert "could not start" in broken.reason
+
+
+def test_a_result_is_the_end_whatever_became_of_the_workers(run: Run) -> None:
+    run.record.put("result.json", b"{}")
+    assert verdict(run).outcome == "finished"
