@@ -24,8 +24,10 @@ from igpt.clusters.figures import recorded
 from igpt.clusters.network import interface_of, interface_towards
 from igpt.clusters.node import DELETED, FENCED, PEERS, Ranks, run_ranks
 from igpt.clusters.outcome import insist, tell
+from igpt.clusters.progress import Show, together
 from igpt.clusters.requests import Requests
 from igpt.clusters.slurm.config import SlurmCluster, slurm_at
+from igpt.clusters.slurm.ray_figures import shown_by_ray
 from igpt.clusters.slurm.ray_nodes import (
     RayFailed,
     RayHere,
@@ -147,16 +149,30 @@ def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankE
         return []
     if start.node == 0:
         tell(start.run, start.attempt, cluster.notify, "started")
-    if ray is not None and spreads:
+    if ray is None:
+        return _run(start, _ranks(start, meeting, {}), start.asked_to_stop)
+    if spreads:
         return _run_over_ray(start, meeting, ray)
-    more = {} if ray is None else ray.environment
-    return _run(start, _ranks(start, meeting, more), start.asked_to_stop)
+    return _run_beside_ray(start, meeting, ray)
 
 
-def _run(start: Start, ranks: Ranks, asked_to_stop: Callable[[], str | None]) -> list[RankExit]:
+def _run(
+    start: Start, ranks: Ranks, asked_to_stop: Callable[[], str | None], *shows: Show
+) -> list[RankExit]:
     figures = start.cluster.figures
     with recorded(figures, start.run, start.attempt, node=start.node) as show:
+        show = together(show, *shows)
         return run_ranks(start.run, start.attempt, ranks, asked_to_stop, show=show)
+
+
+def _run_beside_ray(start: Start, meeting: Meeting, ray: RayHere) -> list[RankExit]:
+    """The ranks as ever: Ray shows them, and they can do without it."""
+    with shown_by_ray(start.run.id, ray.environment) as show:
+        ranks = _ranks(start, meeting, ray.environment)
+        exits = _run(start, ranks, start.asked_to_stop, show)
+    if ray.daemon.ended:
+        log.warning("Ray ended before the ranks: %s", ray.daemon.last_words())
+    return exits
 
 
 def _run_over_ray(start: Start, meeting: Meeting, ray: RayHere) -> list[RankExit]:
@@ -164,15 +180,14 @@ def _run_over_ray(start: Start, meeting: Meeting, ray: RayHere) -> list[RankExit
     cores = start.cluster.cpus_per_worker * start.cluster.workers_per_node
     own = {**ray.environment, "OMP_NUM_THREADS": str(cores)}
     ranks = replace(_ranks(start, meeting, own), workers=1, nodes=1)
-    exits = _run(
-        start, ranks, lambda: start.asked_to_stop() or (PEERS if ray.daemon.ended else None)
-    )
+
+    def asked_to_stop() -> str | None:
+        return start.asked_to_stop() or (PEERS if ray.daemon.ended else None)
+
+    exits = _run(start, ranks, asked_to_stop)
     # The rank may see the end of Ray before we do.
     if _is_bad(exits) and ray.ends_within(3.0):
-        try:
-            ray.check()
-        except RayFailed as failed:
-            return [_of_ray(start, failed), *exits]
+        return [_of_ray(start, ray.failure()), *exits]
     return exits
 
 

@@ -101,11 +101,10 @@ class RayHere:
         """With which a process of this node finds the cluster."""
         return {"RAY_ADDRESS": self.head, **environment(self.seat.token)}
 
-    def check(self) -> None:
-        """Raises RayFailed where it has ended, which it never should by itself."""
-        if self.daemon.ended:
-            where, why = self.seat.host(self.seat.node), self.daemon.last_words()
-            raise RayFailed(f"Ray ended on {where}: {why}", FailureClass.NODE)
+    def failure(self) -> RayFailed:
+        """That it has ended, which it never should by itself."""
+        where, why = self.seat.host(self.seat.node), self.daemon.last_words()
+        return RayFailed(f"Ray ended on {where}: {why}", FailureClass.NODE)
 
     def ends_within(self, seconds: float) -> bool:
         """Waits so long, or until it ends; returns whether it has."""
@@ -151,7 +150,8 @@ def await_nodes(here: RayHere) -> None:
     seat = here.seat
     deadline = time.monotonic() + START_SECONDS
     while missing := _missing(seat):
-        here.check()
+        if here.daemon.ended:
+            raise here.failure()
         seat.stop_where_asked()
         if time.monotonic() > deadline:
             names = ", ".join(seat.host(node) for node in missing)
@@ -195,7 +195,7 @@ def hold(here: RayHere) -> None:
             deadline = min(deadline, time.monotonic() + grace)
         # The head ends, and this node's Ray with it, after node 0 has said how it went.
         if here.ends_within(_LOOK_SECONDS) and not _is_over(seat):
-            here.check()
+            raise here.failure()
 
 
 def own_address(cluster: SlurmCluster, other: str) -> str:
