@@ -20,7 +20,6 @@ from igpt.errors import UserError
 from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run
 from igpt.runs import events as ev
-from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import FailureClass, RetryBudget, Verdict
 
 log = logging.getLogger("igpt")
@@ -62,7 +61,10 @@ def work_off(
         if not settled.again:
             return
         pause(settled.pause, requests, attempt)
-        attempt = insist(partial(requeue, run, attempt))
+        following = insist(partial(requeue, run, attempt))
+        if following is None:
+            return
+        attempt = following
     if reason == "cancelled":
         insist(partial(run.event, ev.CANCELLED, writer="supervisor", attempt=attempt))
 
@@ -89,10 +91,16 @@ def wait_for_others(run: Run, attempt: int, rules: Rules, requests: Requests) ->
     return True
 
 
-def requeue(run: Run, attempt: int) -> int:
-    """Makes the next attempt ready; returns its number."""
-    following = max(attempt_numbers(run.record)) + 1
-    run.record.put(cluster_key(following), run.record.get(cluster_key(attempt)))
+def requeue(run: Run, attempt: int) -> int | None:
+    """Makes the next attempt ready; returns its number, or None where the run is another's now.
+
+    May be called again where the store was away in between.
+    """
+    following = attempt + 1
+    run.record.create(cluster_key(following), run.record.get(cluster_key(attempt)))
+    if any((event.attempt or 0) >= following for event in run.events({ev.SUBMITTED})):
+        run.event(ev.SUPERSEDED, writer="supervisor", attempt=attempt)  # it was resumed meanwhile
+        return None
     run.event(ev.REQUEUED, writer="supervisor", attempt=following)
     return following
 

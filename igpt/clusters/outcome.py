@@ -18,7 +18,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import superseded
 from igpt.runs.failures import FailureClass, RetryBudget, Verdict, may_retry
-from igpt.runs.state import cancel_requested, failures_since_launch
+from igpt.runs.state import cancel_requested, failures_since_launch, overtaken
 
 log = logging.getLogger("igpt")
 
@@ -116,12 +116,14 @@ def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final
     if verdict.outcome == "finished":
         return Settled(ev.FINISHED)
     # Before all else: whatever became of it, an attempt that a newer one has overtaken is over.
-    if verdict.outcome == "superseded" or superseded(run.record, attempt):
+    history = run.events(ev.LIFE)
+    newer = superseded(run.record, attempt) or overtaken(history, attempt)
+    if verdict.outcome == "superseded" or newer:
         note(ev.SUPERSEDED)
         return Settled(ev.SUPERSEDED)
     if run.record.exists("result.json"):  # whatever became of the ranks after they had made it
         return Settled(ev.FINISHED)
-    if cancel_requested(run.events(ev.LIFE)):
+    if cancel_requested(history):
         note(ev.CANCELLED)
         return Settled(ev.CANCELLED)
     if verdict.outcome == "stopped":
@@ -129,9 +131,8 @@ def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final
         note(ev.PREEMPTED, **{"class": failure.value})
         return Settled(ev.PREEMPTED, again=not final, pause=1.0)
     failure = verdict.failure or FailureClass.CRASH
-    before = failures_since_launch(run.events(ev.LIFE))
-    history = [FailureClass(one) for one in before] + [failure]
-    again = may_retry(failure, history, budget) and not final
+    failures = [*map(FailureClass, failures_since_launch(history)), failure]
+    again = may_retry(failure, failures, budget) and not final
     note(ev.FAILED, **{"class": failure.value, "final": not again})
     return Settled(ev.FAILED, again, _pause(run))
 

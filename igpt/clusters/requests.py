@@ -19,7 +19,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import superseded
 from igpt.runs.reading import read_json
-from igpt.runs.state import cancel_requested
+from igpt.runs.state import cancel_requested, overtaken
 
 log = logging.getLogger("igpt")
 
@@ -89,7 +89,8 @@ class Requests:
 
     def _look(self, attempt: int) -> None:
         record = self._run.record
-        self.cancelling = cancel_requested(self._run.events(ev.LIFE))
+        history = self._run.events(ev.LIFE)
+        self.cancelling = cancel_requested(history)
         if not record.exists("spec.yaml"):
             self._found = DELETED
         elif self._bad_news is not None:
@@ -100,6 +101,8 @@ class Requests:
                 self._found = HANG
             elif stop_key(attempt).rpartition("/")[2] in names:
                 self._stop = str(read_json(record, stop_key(attempt))["reason"])
+        if self._bad_news is None and overtaken(history, attempt):
+            self._stop = "a later attempt is launched"
         if superseded(record, attempt):
             self._fenced = attempt
 

@@ -17,7 +17,7 @@ from igpt.clusters.files import cluster_key
 from igpt.clusters.forecast import Forecast, forecast
 from igpt.clusters.standing import status
 from igpt.config import dump_yaml, plain
-from igpt.errors import UserError
+from igpt.errors import Superseded, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared, find_job
 from igpt.jobs.waiting import check_can_finish, deferred, unfinished
 from igpt.runs import Run, Spec, create_run, snapshot
@@ -192,7 +192,11 @@ def launch(
     if after:
         more["after"] = [other.id for other in after]
     run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
-    run.record.put(cluster_key(attempt), dump_yaml(cluster).encode())
+    if not run.record.create(cluster_key(attempt), dump_yaml(cluster).encode()):
+        raise Superseded(
+            f"attempt {attempt} of run {run.id} has been begun by another meanwhile",
+            mend=f"igpt-jobs status {run.id} says how it stands",
+        )
     cluster.backend().submit(run, launch_of(run, attempt, code, cluster.backend().jobs_of(after)))
 
 

@@ -7,7 +7,8 @@ started again, else the code of the error's class (igpt.errors).
 
 Known from the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torch has
 them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent;
-IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint.
+IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint; IGPT_MOST_WORKERS, how many
+ranks there may be in a later attempt.
 """
 
 import atexit
@@ -119,7 +120,8 @@ def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path |
     job = find_job(run.spec().job)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if rank == 0:
-        settle_inputs(run, job, world_size)
+        # A run that may grow has to fit the inputs then, too.
+        settle_inputs(run, job, max(world_size, int(os.environ.get("IGPT_MOST_WORKERS", "1"))))
     owned = _claim(run, attempt, world_size) if rank == 0 else _await_claim(run, attempt)
     spec = run.spec()
     config = load(job.config, json.dumps(spec.config), f"{run_uri}/spec.yaml, config")

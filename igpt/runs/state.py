@@ -156,6 +156,14 @@ def cancel_requested(history: Sequence[Event]) -> bool:
     return any(event.kind == ev.CANCEL_REQUESTED for event in _since_launch(history))
 
 
+def overtaken(history: Sequence[Event], attempt: int) -> bool:
+    """Whether somebody has launched a later attempt, which may still be waiting for its turn.
+
+    What a supervisor starts again itself is not launched, so an attempt of our own never counts.
+    """
+    return any((event.attempt or 0) > attempt for event in history if event.kind == ev.LAUNCHED)
+
+
 def _since_launch(history: Sequence[Event]) -> list[Event]:
     """The events of the last submission or resumption: those of its attempt and of later ones.
 

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.logger import JsonLoggerCallback
 
-from igpt.errors import IgptError
+from igpt.errors import IgptError, UserError
 
 T = TypeVar("T")
 
@@ -52,6 +53,9 @@ _SECRETS = (
     "AWS_SECURITY_TOKEN",
     "AWS_SESSION_TOKEN",
 )
+
+_ADDRESS = "host:port of a Ray cluster's head, on one of its nodes"
+_WITHOUT = "Unset RAY_ADDRESS to start Ray here"
 
 
 def run_trials(
@@ -130,20 +134,22 @@ def _start(cpus: int | None, dashboard: bool, folder: Path) -> None:
 
 
 def _connect(address: str) -> None:
-    """Joins a Ray cluster that is there. Raises IgptError."""
+    """Joins a Ray cluster that is there. Raises UserError and IgptError."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        raise UserError(f"RAY_ADDRESS is {address!r}", expected=_ADDRESS, mend=_WITHOUT)
     given = os.environ.get("IGPT_RAY_RUNTIME_ENV")
     try:
+        # Where nobody listens Ray itself would try for minutes.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(
             address=address,
             runtime_env=None if given is None else json.loads(given),
             log_to_driver=True,
         )
-    except (ConnectionError, RuntimeError) as error:
-        raise IgptError(
-            f"no Ray cluster can be joined at {address}: {error}",
-            expected="RAY_ADDRESS, host:port of a cluster's head, on one of its nodes",
-            mend="Unset RAY_ADDRESS to start one here",
-        ) from error
+    except (OSError, RuntimeError) as error:
+        why = f"no Ray cluster can be joined at {address}: {error}"
+        raise IgptError(why, expected=_ADDRESS, mend=_WITHOUT) from error
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     log.info("the Ray cluster at %s has %d CPUs", address, there.get("CPU", 0))
 

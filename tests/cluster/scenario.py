@@ -88,7 +88,7 @@ def _undisturbed(digits: Path, base: Path, *overrides: str) -> dict[str, dict[st
         return found
 
 
-def ended(run: Run, seconds: float = 240.0) -> Status:
+def ended(run: Run, seconds: float = 480.0) -> Status:
     """How a run stands once nothing works on it any more."""
     study.until(lambda: not status(run).state.active, f"{run.id} ends: {story(run)}", seconds)
     return status(run)

@@ -51,7 +51,7 @@ def test_the_figures_and_the_dashboard_show_a_run_while_it_runs(
 
     shown = igpt("dashboard", run.id, "--json", folder=tmp_path, store=root.uri)
     assert shown.returncode == 0, shown.stderr
-    page = f"{ray_hosts.server}/#/jobs/{job_id(run.uri, 1)}"
+    page = f"{ray_hosts.server}/#/jobs/{job_id(run, 1)}"
     assert json.loads(shown.stdout)["address"] == page
 
     (seen,) = ray_hosts.ask("/api/train/v2/runs/v1")["train_runs"]

@@ -60,7 +60,7 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
     run = study.start(root, where(ray_hosts), *LONG)
     study.reached(run, 100)
     study.send([scenario.ranks(run)[1]], signal.SIGKILL)
-    study.until(lambda: scenario.kinds(run)[ev.FAILED], "the attempt is over", 60)
+    study.until(lambda: scenario.kinds(run)[ev.FAILED], "the attempt is over")
     failed = scenario.last(run, ev.FAILED)
     assert (failed["class"], failed["final"]) == ("node", False)
     assert failed["reason"] == "rank 1 was killed by signal 9"
@@ -69,7 +69,7 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
     assert second >= 100
     study.until(lambda: scenario.trained(run, second + 100), "it trains")
     study.send(ray_hosts.pids("w1", "ray::RayTrainWorker"), signal.SIGKILL)
-    study.until(lambda: scenario.kinds(run)[ev.FAILED] == 2, "the attempt is over", 60)
+    study.until(lambda: scenario.kinds(run)[ev.FAILED] == 2, "the attempt is over")
     failed = scenario.last(run, ev.FAILED)
     assert (failed["class"], failed["final"]) == ("node", False)
     assert failed["reason"].startswith("the worker of rank")
@@ -87,13 +87,13 @@ def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     study.reached(run, 100)
     assert run.claims()[0].workers == 3
     ray_hosts.kill_node("w2")
-    study.until(lambda: len(run.claims()) == 2, "another attempt begins", 120)
+    study.until(lambda: len(run.claims()) == 2, "another attempt begins")
     failed = scenario.last(run, ev.FAILED)
     assert (failed["class"], failed["final"]) == ("node", False)
     assert run.claims()[1].workers == 2
     study.until(lambda: scenario.trained(run, run.claims()[1].start_step + 50), "it trains")
     ray_hosts.add("w3")
-    study.until(lambda: len(run.claims()) == 3, "a third attempt begins", 120)
+    study.until(lambda: len(run.claims()) == 3, "a third attempt begins")
     assert run.claims()[2].workers == 3
     grown = scenario.last(run, ev.PREEMPTED)
     assert grown["reason"] == "there is room for 3 workers, 2 are at work; saved"
@@ -119,7 +119,7 @@ def test_a_drained_node_is_left_with_everything_saved(
         *("--reason-message", "a test", "--deadline-remaining-seconds", "60"),
     )
     subprocess.run(drain, env=ray_hosts.variables(), check=True, capture_output=True)
-    study.until(lambda: scenario.kinds(run)[ev.PREEMPTED], "it makes way", 60)
+    study.until(lambda: scenario.kinds(run)[ev.PREEMPTED], "it makes way")
     left = scenario.last(run, ev.PREEMPTED)
     assert left["class"] == "preempted"
     assert left["reason"] == f"{leaving['host']} is being drained; saved"
@@ -137,12 +137,12 @@ def test_a_killed_driver_stalls_the_run_and_resume_goes_on(
     run = study.start(root, where(ray_hosts), *LONG)
     study.until(lambda: scenario.trained(run, 50), "it trains")
     study.send(study.processes(run, "igpt.clusters.ray.driver"), signal.SIGKILL)
-    study.until(lambda: status(run).state is RunState.STALLED, "Ray says so", 60)
+    study.until(lambda: status(run).state is RunState.STALLED, "Ray says so")
     told = status(run)
     assert told.exit_code == 6
     assert "FAILED" in told.reason
     assert "igpt-jobs resume" in told.next
-    study.until(lambda: not study.processes(run), "its ranks save and end", 60)
+    study.until(lambda: not study.processes(run), "its ranks save and end")
     resume(run)
     assert scenario.ended(run).state is RunState.FINISHED, scenario.story(run)
     assert run.claims()[1].start_step >= 50  # the ranks had saved
@@ -158,12 +158,12 @@ def test_a_cancelled_run_saves_and_a_waiting_one_ends_at_once(
     study.until(lambda: status(waiting).state is RunState.QUEUED, "the other waits")
     for one in (waiting, run):
         cancel(one)
-        assert scenario.ended(one, 90).state is RunState.CANCELLED, scenario.story(one)
+        assert scenario.ended(one).state is RunState.CANCELLED, scenario.story(one)
         assert status(one).exit_code == 5
     assert not waiting.claims()
     saved = scenario.last(run, ev.CHECKPOINTED)["step"]
     assert saved == scenario.last_step(run, 1)
-    study.until(lambda: not study.processes(run), "nothing of it is left", 60)
+    study.until(lambda: not study.processes(run), "nothing of it is left")
 
 
 def test_a_users_error_is_not_tried_again(ray_hosts: RayHosts, root: Store) -> None:

@@ -16,9 +16,10 @@ from igpt.clusters.ray.config import RayCluster
 from igpt.config import read_yaml
 from igpt.errors import Unreachable, UserError
 from igpt.runs import Run
+from igpt.runs import events as ev
 from igpt.runs.failures import FailureClass, RankExit, Verdict
 from igpt.runs.record import open_run
-from igpt.storage import Store
+from igpt.storage import Store, open_store
 
 LAUNCH = Launch(
     "s3://bucket/runs/pretrain-1a2b3c4d", 3, "c0de", environment={"IGPT_S3_REGION": "eu-1"}
@@ -48,6 +49,13 @@ def test_the_number_of_workers_is_fixed_or_within_bounds() -> None:
         ("variables: {HF_TOKEN: abc}", ["HF_TOKEN", "Ray shows these to everybody"]),
         ("variables: {AWS_SECRET_ACCESS_KEY: abc}", ["AWS_SECRET_ACCESS_KEY"]),
         ("placement: TIGHT", ["placement", "STRICT_PACK"]),
+        ("address: http://head:port", ["address", "http://head-node:8265"]),
+        ("address: http://me:word@head", ["no user or password"]),
+        ("resources_per_worker: {GPU: 1}", ["GPU", "gpus_per_worker"]),
+        ("resources_per_worker: {nvme: -1}", ["greater than 0"]),
+        ("variables: {CUDA_VISIBLE_DEVICES: '0'}", ["CUDA_VISIBLE_DEVICES", "gpus_per_worker"]),
+        ("python: 'python \"'", ["python", "a command"]),
+        ("python: env AWS_SECRET_ACCESS_KEY=abc python", ["python", "without secrets"]),
         ("gpus: 1", ["gpus"]),
     ],
 )
@@ -63,12 +71,12 @@ def test_a_submission_holds_the_runs_address_and_no_secret(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sesame")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "sesame")
     cluster = parse("variables: {NCCL_DEBUG: INFO}\npython: exec python3")
-    made = submission(cluster, LAUNCH, "/code")
+    made = submission(cluster, LAUNCH, "job-a3", "/code")
     assert shlex.split(made["entrypoint"]) == [
         *("exec", "python3", "-u", "-m", "igpt.clusters.ray.driver"),
         *("s3://bucket/runs/pretrain-1a2b3c4d", "3"),
     ]
-    assert made["submission_id"] == job_id(LAUNCH.run_uri, 3)
+    assert made["submission_id"] == "job-a3"
     assert made["runtime_env"] == {
         "env_vars": {"IGPT_S3_REGION": "eu-1", "NCCL_DEBUG": "INFO"},
         "working_dir": "/code",
@@ -78,13 +86,20 @@ def test_a_submission_holds_the_runs_address_and_no_secret(monkeypatch: pytest.M
     assert "sesame" not in json.dumps(made) + shown.text + str(shown.facts)
 
 
-def test_equal_work_in_two_stores_is_two_jobs_and_each_attempt_is_one() -> None:
-    ids = {
-        job_id(f"{store}/runs/pretrain-1a2b3c4d", attempt)
-        for store in ("s3://a", "s3://b")
-        for attempt in (1, 2)
-    }
-    assert len(ids) == 4
+def test_equal_work_in_two_stores_or_begun_again_is_another_job_and_each_attempt_is_one(
+    tmp_path: Path,
+) -> None:
+    ids = set()
+    for place in ("a", "b"):
+        run = open_run(open_store(str(tmp_path / place)), "tiny-12345678")
+        run.event(ev.SUBMITTED, writer="client", attempt=1)
+        ids |= {job_id(run, 1), job_id(run, 2)}
+        run.event(ev.SUBMITTED, writer="client", attempt=2)  # resumed: the same run
+        assert job_id(run, 1) in ids
+        run.delete()
+        run.event(ev.SUBMITTED, writer="client", attempt=1)
+        ids.add(job_id(run, 1))
+    assert len(ids) == 6
 
 
 def test_the_token_is_found_where_ray_finds_it(tmp_path: Path) -> None:
@@ -100,6 +115,10 @@ def test_the_token_is_found_where_ray_finds_it(tmp_path: Path) -> None:
     home.parent.mkdir()
     home.write_text("of-the-home")
     assert client.token_of(RayCluster(), {}) == "of-the-home"
+    file.write_text("two\nwords")
+    with pytest.raises(UserError, match="no token") as refusal:
+        client.token_of(RayCluster(), by_file)
+    assert "words" not in str(refusal.value)
     with pytest.raises(UserError, match="is not there"):
         client.token_of(RayCluster(token_file=str(tmp_path / "none")), {})
 
@@ -127,7 +146,7 @@ def told(run: Run, *exits: RankExit | None) -> None:
 
 
 def verdict(run: Run, error: Any = None, asked: str | None = None) -> Verdict:
-    from igpt.clusters.ray.fitting import verdict_of
+    from igpt.clusters.ray.verdict import verdict_of
 
     return verdict_of(run, 1, error, asked)
 
@@ -144,20 +163,35 @@ def test_what_the_ranks_said_decides(run: Run) -> None:
 def test_a_worker_that_went_without_a_word_is_a_lost_one_unless_a_rank_named_the_cause(
     run: Run,
 ) -> None:
+    from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    gone = WorkerGroupError("one", {1: RuntimeError("The actor died.\nThe node has died.")})
-    told(run, RankExit(0, 1, torn_down=True), None)
-    lost = verdict(run, gone)
-    assert (lost.failure, lost.reason) == (
-        FailureClass.NODE,
-        "the worker of rank 1: The node has died.",
+    def lost(message: str) -> WorkerGroupError:
+        return WorkerGroupError("one", {1: RayActorError(error_msg=message)})
+
+    gone = lost("The actor died.\nThe node has died.")
+    told(run, RankExit(0, 1, FailureClass.CRASH, "RuntimeError: Connection closed by peer"), None)
+    assert verdict(run, gone) == Verdict(
+        "failed", FailureClass.NODE, "the worker of rank 1: The node has died."
     )
     assert verdict(run).failure is FailureClass.NODE
-    killed = WorkerGroupError("one", {1: RuntimeError("killed due to memory pressure")})
-    assert verdict(run, killed).failure is FailureClass.OUT_OF_MEMORY
+    assert verdict(run, lost("memory pressure")).failure is FailureClass.OUT_OF_MEMORY
+    drained = verdict(run, gone, asked="w1 is being drained")
+    assert (drained.outcome, drained.failure) == ("stopped", FailureClass.PREEMPTED)
     told(run, RankExit(0, 3, FailureClass.STORAGE, "the store is full"), None)
     assert verdict(run, gone).failure is FailureClass.STORAGE
+
+
+def test_what_our_own_code_raised_around_a_rank_keeps_its_class(run: Run) -> None:
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    for error, failure in (
+        (UserError("no such store on this node"), FailureClass.USER_ERROR),
+        (Unreachable("no credentials"), FailureClass.STORAGE),
+        (OSError("a bug"), FailureClass.CRASH),
+    ):
+        told(run, RankExit(0, 75), None)
+        assert verdict(run, WorkerGroupError("one", {1: error})).failure is failure
 
 
 def test_an_attempt_that_never_began_was_stopped_or_could_not_start(run: Run) -> None:

@@ -66,7 +66,7 @@ def start(store: Store, where: LocalCluster, *overrides: str, text: str = TRAINI
     return submit(store, job, config, where, folder=Path("/"), arguments=["test"], name="tiny").run
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
     """Waits for something that must come; fails with `what` if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -2,5 +2,6 @@
 
 config, client, backend   what the client needs; none imports Ray before it submits
 driver                    the job's entrypoint: the supervisor of the run
-fitting, rank             one attempt: Ray Train's workers, each the parent of one rank
+fitting                   one attempt by Ray Train; room, orphans, watch, verdict are its parts
+rank, gauges              in each worker of Ray: the parent of one rank, and its figures
 """

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,8 @@ log = logging.getLogger("igpt")
 #: What Ray's dashboard takes as one package of code.
 PACKAGE_BYTES = 100 * 2**20
 
+#: A sign of life so young is one.
+_FRESH_SECONDS = 60.0
 _OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
@@ -48,7 +51,8 @@ class RayBackend:
             count = f"{cluster.workers.min} to {cluster.workers.max} workers, as there is room,"
         facts = {"cluster": f"ray at {cluster.server}: {count} x {each}"}
         code = None if launch.code is None else f"<the code {launch.code[:12]}>"
-        return Plan(facts, json.dumps(submission(cluster, launch, code), indent=2))
+        job = f"{launch.run_id}-<8 characters>-a{launch.attempt}"
+        return Plan(facts, json.dumps(submission(cluster, launch, job, code), indent=2))
 
     def check(self) -> None:
         """Raises where the cluster does not answer, or does not take our token."""
@@ -62,8 +66,8 @@ class RayBackend:
         if launch.code is not None:
             code = snapshot.unpack(run.root, launch.code, cache_directory() / "code")
             _check_size(code)
-        wanted = submission(cluster, launch, None if code is None else str(code))
-        job = wanted["submission_id"]
+        job = job_id(run, launch.attempt)
+        wanted = submission(cluster, launch, job, None if code is None else str(code))
         try:
             client.submit(cluster, wanted)
         except Unreachable as error:
@@ -71,7 +75,8 @@ class RayBackend:
             if client.job_at(cluster, job) is None:
                 mend = f"igpt-jobs resume {run.id} tries again"
                 raise Unreachable(error.what, mend=mend) from None
-        body = {"job": job, "server": cluster.server}
+        session = client.session_of(cluster)
+        body = {"job": job, "server": cluster.server, "session": session}
         write_dashboard(run, launch.attempt, dashboard_of(cluster, job))
         run.event(ev.LAUNCHED, writer="client", attempt=launch.attempt, **body)
         return body
@@ -88,10 +93,7 @@ class RayBackend:
         except IgptError as error:
             return Sight(None, reason=error.what)
         if said is None:
-            launched = any(event.fields.get("job") == found for event in run.events({ev.LAUNCHED}))
-            # A Ray cluster that was started anew has forgotten its jobs, and they are gone.
-            why = f"Ray knows no job {found}" if launched else ""
-            return Sight(False if launched else None, reason=why)
+            return self._forgotten(run, found)
         state = str(said.get("status"))
         if state in _OVER:
             return Sight(False, reason=f"Ray job {found} is {state}{_last_word(said)}")
@@ -101,20 +103,41 @@ class RayBackend:
         """The driver and the ranks find the request in the record within seconds."""
         return bool(self.look(run).alive)
 
+    def _forgotten(self, run: Run, job: str | None) -> Sight:
+        """What it means that the server at our address knows no job of the run."""
+        launched = run.last_event(ev.LAUNCHED)
+        if launched is None or launched.fields.get("job") != job:
+            return Sight(None)
+        try:
+            session = client.session_of(self.cluster)
+        except IgptError as error:
+            return Sight(None, reason=error.what)
+        home = launched.fields.get("session")
+        beat = run.heartbeat()
+        if session != home and beat is not None and time.time() - beat.time < _FRESH_SECONDS:
+            return Sight(None, reason=f"another Ray cluster answers at {self.cluster.server}")
+        # One that was started anew has forgotten its jobs, and they are gone.
+        return Sight(False, reason=f"Ray knows no job {job}")
+
     def _job(self, run: Run) -> str | None:
         """The newest job of the run: that of the last submission, as later attempts are its own."""
         submitted = [event.attempt or 0 for event in run.events({ev.SUBMITTED})]
         numbers = submitted or attempt_numbers(run.record)
-        return job_id(run.uri, max(numbers)) if numbers else None
+        return job_id(run, max(numbers)) if numbers else None
 
 
-def job_id(run_uri: str, attempt: int) -> str:
-    """The submission id of an attempt's job; equal work in two stores has equal run ids."""
-    place = hashlib.sha256(run_uri.encode()).hexdigest()[:8]
-    return f"{run_uri.rpartition('/')[2]}-{place}-a{attempt}"
+def job_id(run: Run, attempt: int) -> str:
+    """The submission id of an attempt's job.
+
+    Equal work has equal run ids, in another store or after it was deleted, and Ray takes no id
+    twice: so where and when the run was begun is in it.
+    """
+    submitted = [event.time for event in run.events({ev.SUBMITTED})]
+    begun = f"{run.uri} {submitted[0] if submitted else ''}"
+    return f"{run.id}-{hashlib.sha256(begun.encode()).hexdigest()[:8]}-a{attempt}"
 
 
-def submission(cluster: RayCluster, launch: Launch, code: str | None) -> dict[str, Any]:
+def submission(cluster: RayCluster, launch: Launch, job: str, code: str | None) -> dict[str, Any]:
     """What the Jobs SDK is called with. Nothing in it is secret: Ray shows it to everybody.
 
     code: the folder with the code of the submission; None: the nodes have it installed.
@@ -126,7 +149,7 @@ def submission(cluster: RayCluster, launch: Launch, code: str | None) -> dict[st
         runtime |= {"working_dir": code, "excludes": [".git"]}
     return {
         "entrypoint": shlex.join([*command, str(launch.attempt)]),
-        "submission_id": job_id(launch.run_uri, launch.attempt),
+        "submission_id": job,
         "runtime_env": runtime,
         "metadata": {"run": launch.run_id, "attempt": str(launch.attempt)},
     }

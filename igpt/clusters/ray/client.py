@@ -11,7 +11,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,25 @@ def token_of(cluster: RayCluster, environment: Mapping[str, str] = os.environ) -
     """The cluster's token; None where there is none to find. Raises UserError."""
     given = environment.get("RAY_AUTH_TOKEN")
     if given and cluster.token_file is None:
-        return given.strip()
+        return _checked(given, "RAY_AUTH_TOKEN")
     named = cluster.token_file or environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named or "~/.ray/auth_token").expanduser()
     try:
-        return path.read_text().strip()
+        return _checked(path.read_text(), str(path))
     except FileNotFoundError:
         if named is None:
             return None
         raise UserError(f"{path} with Ray's token is not there", mend=_ACCESS_MEND) from None
     except OSError as error:
         raise UserError(f"{path} with Ray's token: {error.strerror}", mend=_ACCESS_MEND) from None
+
+
+def _checked(text: str, source: str) -> str:
+    """A token as it goes into a request. The error does not show it."""
+    token = text.strip()
+    if not token or not token.isascii() or any(letter.isspace() for letter in token):
+        raise UserError(f"{source} holds no token of Ray's", expected="one word", mend=_ACCESS_MEND)
+    return token
 
 
 def headers_of(cluster: RayCluster) -> dict[str, str]:
@@ -66,6 +75,11 @@ def ask(cluster: RayCluster, path: str, method: str = "GET") -> dict[str, Any]:
     return body
 
 
+def session_of(cluster: RayCluster) -> str:
+    """What tells one Ray cluster from another, and from itself after it was started anew."""
+    return str(ask(cluster, "/api/version").get("session_name", ""))
+
+
 def job_at(cluster: RayCluster, job: str) -> dict[str, Any] | None:
     """What the server knows of a job, by its submission id; None where it knows none."""
     try:
@@ -78,17 +92,32 @@ def submit(cluster: RayCluster, wanted: dict[str, Any]) -> None:
     """Submits a job by the Jobs SDK, its folder of code packed up. Raises Unreachable."""
     # Which files are code is settled in the snapshot.
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     for talkative in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
     try:
-        server = JobSubmissionClient(cluster.server, headers=headers_of(cluster))
-        server.submit_job(**wanted)
-    except (RuntimeError, OSError) as error:
+        with _no_other(cluster):
+            server = JobSubmissionClient(cluster.server, headers=headers_of(cluster))
+            server.submit_job(**wanted)
+    except (RuntimeError, OSError, ValueError, TypeError, RayError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"it refused the job: {lines[-1] if lines else type(error).__name__}"
         raise unreachable(cluster, reason) from None
+
+
+@contextmanager
+def _no_other(cluster: RayCluster) -> Iterator[None]:
+    """For the SDK, which believes these variables before the address that it is given."""
+    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ["RAY_API_SERVER_ADDRESS"] = cluster.server
+    try:
+        yield
+    finally:
+        del os.environ["RAY_API_SERVER_ADDRESS"]
+        os.environ.update(before)
 
 
 def stop(cluster: RayCluster, job: str) -> None:
@@ -111,7 +140,7 @@ def refusal(cluster: RayCluster, status: int, said: str) -> IgptError:
     if status in (401, 403):
         why = "wants a token" if status == 401 else "does not know our token"
         return Unreachable(f"the Ray cluster at {cluster.server} {why}", mend=_ACCESS_MEND)
-    if status == 404:
+    if status == 404 and "does not exist" in said:
         return NotFound(f"the Ray cluster at {cluster.server} knows no such thing")
     line = said.strip().splitlines()[-1:] or [f"status {status}"]
     return unreachable(cluster, line[0])

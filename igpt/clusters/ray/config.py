@@ -1,7 +1,9 @@
 """What a Ray cluster file says: where the cluster is, and what each worker of a run gets there."""
 
 import os
+import shlex
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,7 +57,9 @@ class RayCluster(ClusterConfig):
     resize_seconds: float = Field(
         default=60.0, gt=0, description="from one look for room for more workers to the next"
     )
-    python: str = Field(default="python", description="command that runs Python on the nodes")
+    python: str = Field(
+        default="python", description="runs the driver; ranks have the Python that Ray has"
+    )
     variables: dict[str, str] = Field(
         default_factory=dict, description="environment of all processes; no secrets"
     )
@@ -84,13 +88,45 @@ class RayCluster(ClusterConfig):
     @field_validator("address")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is None or value.startswith(("http://", "https://")):
+        if value is None:
             return value
-        raise ValueError("the dashboard's address, such as http://head-node:8265")
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise ValueError("the dashboard's address, such as http://head-node:8265")
+        if parts.username or parts.password:
+            raise ValueError("no user or password in it: Ray wants a token, in `token_file`")
+        return value
+
+    @field_validator("resources_per_worker")
+    @classmethod
+    def _are_others(cls, value: dict[str, float]) -> dict[str, float]:
+        ours = sorted(name for name in value if name in ("CPU", "GPU", "TPU", "memory"))
+        if ours:
+            raise ValueError(f"no {', '.join(ours)} here: set cpus_per_worker and gpus_per_worker")
+        if any(amount <= 0 for amount in value.values()):
+            raise ValueError("amounts are greater than 0")
+        return value
+
+    @field_validator("python")
+    @classmethod
+    def _is_a_command(cls, value: str) -> str:
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"a command, such as python3: {error}") from None
+        if not words or any(_is_secret("", word) for word in words):
+            raise ValueError("a command, such as python3, without secrets")
+        return value
 
     @field_validator("variables")
     @classmethod
     def _has_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        if "CUDA_VISIBLE_DEVICES" in value:
+            raise ValueError("no CUDA_VISIBLE_DEVICES: Ray sets it, by gpus_per_worker")
         # Ray shows a job's environment to everybody who can look at its jobs.
         secret = sorted(name for name, text in value.items() if _is_secret(name, text))
         if secret:
@@ -121,6 +157,8 @@ class RayCluster(ClusterConfig):
         reserved: dict[str, float] = {"CPU": self.cpus_per_worker}
         if self.gpus_per_worker:
             reserved["GPU"] = self.gpus_per_worker
+        if self.accelerator_type:  # Ray's own way to ask for a kind of device
+            reserved[f"accelerator_type:{self.accelerator_type}"] = 0.001
         return reserved | self.resources_per_worker
 
     def backend(self) -> Backend:
@@ -145,5 +183,5 @@ def ray_at(run: Run, attempt: int) -> RayCluster:
 
 
 def _is_secret(name: str, text: str) -> bool:
-    line = f"{name}={text}"
+    line = f"{name}={text}" if name else text
     return redact(line) != line

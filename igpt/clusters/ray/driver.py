@@ -69,7 +69,7 @@ def _work(run: Run, cluster: RayCluster, requests: Requests, attempt: int) -> Ve
 def _record_launch(run: Run, attempt: int) -> None:
     """The client may have died before it could."""
     if not any(event.attempt == attempt for event in run.events({ev.LAUNCHED})):
-        where = {"job": job_id(run.uri, attempt), "host": platform.node(), "pid": os.getpid()}
+        where = {"job": job_id(run, attempt), "host": platform.node(), "pid": os.getpid()}
         run.event(ev.LAUNCHED, writer="supervisor", attempt=attempt, **where)
 
 

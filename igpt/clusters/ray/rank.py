@@ -35,6 +35,8 @@ log = logging.getLogger("igpt")
 
 #: Where `Rendezvous` leaves the meeting for the train function.
 MEETING = "IGPT_RAY_MEETING"
+#: So long the store may be away when an attempt begins.
+_STORE_SECONDS = 120.0
 #: Seconds between looks at the record.
 LOOK_SECONDS = 3.0
 
@@ -98,10 +100,11 @@ def train(config: dict[str, Any]) -> None:
     bad_news = [exits_name(other, bad=True) for other in range(world_size) if other != rank]
     # Ray runs this in a thread, where signals cannot be handled; it ends us by killing us anyway.
     requests = Requests(run, LOOK_SECONDS, bad_news=bad_news, signals=False)
-    cluster = insist(partial(ray_at, run, attempt))
+    # A node that cannot reach the store keeps all others waiting.
+    cluster = insist(partial(ray_at, run, attempt), _STORE_SECONDS)
     if rank == 0:
         body = meeting_to_json(meeting).encode()
-        insist(partial(run.record.put, meeting_key(attempt), body))
+        insist(partial(run.record.put, meeting_key(attempt), body), _STORE_SECONDS)
     ranks = Ranks(
         workers=1,
         environment=_environment(cluster, meeting, rank, shared=find_job(run.spec().job).ray),
@@ -126,6 +129,7 @@ def _environment(
     """shared: the job itself spreads over the Ray cluster, and has to find it."""
     environment = {
         "IGPT_LAUNCH": meeting.launch,
+        "IGPT_MOST_WORKERS": str(cluster.most_workers),
         "OMP_NUM_THREADS": str(cluster.cpus_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }

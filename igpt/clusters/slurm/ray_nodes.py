@@ -211,7 +211,7 @@ def gpus_of(cluster: SlurmCluster) -> int:
     if not wanted:
         parts = (cluster.gres or "").split(",")
         wanted = ",".join(part for part in parts if part.partition(":")[0] in ("gpu", "gres/gpu"))
-    counts = [part.rpartition(":")[2].partition("(")[0] for part in wanted.split(",") if part]
+    counts = [part.partition("(")[0].rpartition(":")[2] for part in wanted.split(",") if part]
     return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
 
