@@ -1,4 +1,4 @@
-"""Where a run runs: one interface over the kinds of cluster, `local` and `slurm`.
+"""Where a run runs: one interface over the kinds of cluster, `local`, `slurm` and `ray`.
 
 propose, accept, submit   a job checked, and started on a cluster
 resume, cancel            a run that goes on, or stops

@@ -68,6 +68,7 @@ class Launch:
     code: str | None = None  # digest of the code that runs; None: the installed package
     after: tuple[str, ...] = ()  # the scheduler's ids of the jobs that have to succeed first
     environment: Mapping[str, str] = field(default_factory=dict)  # how to reach the store
+    ray: bool = False  # the job spreads its own work over Ray (igpt.jobs.Job)
 
     @property
     def run_id(self) -> str:

@@ -63,7 +63,9 @@ class Proposal:
     def plan(self) -> Plan:
         """What would be started, to the letter."""
         backend = self.cluster.backend()
-        return backend.plan(launch_of(self.run, 1, self.code.digest, backend.jobs_of(self.after)))
+        return backend.plan(
+            launch_of(self.run, self.spec.job, 1, self.code.digest, backend.jobs_of(self.after))
+        )
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,10 @@ def launch(
             f"attempt {attempt} of run {run.id} has been begun by another meanwhile",
             mend=f"igpt-jobs status {run.id} says how it stands",
         )
-    cluster.backend().submit(run, launch_of(run, attempt, code, cluster.backend().jobs_of(after)))
+    jobs = cluster.backend().jobs_of(after)
+    cluster.backend().submit(run, launch_of(run, run.spec().job, attempt, code, jobs))
 
 
-def launch_of(run: Run, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:
+def launch_of(run: Run, job: str, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:
     reach = {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}
-    return Launch(run.uri, attempt, code, after, reach)
+    return Launch(run.uri, attempt, code, after, reach, find_job(job).ray)

@@ -56,9 +56,11 @@ class StopFlag:
         return self.set
 
     def install(self) -> None:
-        """Replaces the handlers of both signals."""
+        """Takes the signals that may come to a rank."""
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGUSR2, self._handle)
+        # Meant for our parent; Slurm sends it to every process of a job.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.set = True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from igpt.clusters import status
+from igpt.clusters import cancel, status
 from igpt.jobs.references import committed_checkpoints
 from igpt.runs import events as ev
 from igpt.runs.logs import log_parts
@@ -67,6 +67,17 @@ def test_a_run_longer_than_its_time_limit_takes_as_many_as_it_needs(
     assert len(classes) == len(claims) - 1
     assert scenario.kinds(run)[ev.FAILED] == 0
     assert study.losses(run) == straight
+
+
+def test_a_cancelled_run_has_saved_its_last_step(
+    private_slurm: SlurmCluster, root: Store, tmp_path: Path
+) -> None:
+    run = study.start(root, where(tmp_path), *LONG, "checkpoints.every_steps=5000")
+    study.until(lambda: scenario.trained(run, 50), "it trains")
+    cancel(run)
+    assert scenario.ended(run).state is RunState.CANCELLED, scenario.story(run)
+    saved = scenario.last(run, ev.CHECKPOINTED)["step"]
+    assert saved == scenario.last_step(run, 1) >= 50
 
 
 @pytest.mark.parametrize("rank", [0, 1])

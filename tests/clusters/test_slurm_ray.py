@@ -23,7 +23,7 @@ from igpt.clusters.slurm.ray_daemon import (
     short_folder,
     start_command,
 )
-from igpt.clusters.slurm.ray_nodes import gpus_of, own_address
+from igpt.clusters.slurm.ray_nodes import RayFailed, gpus_of, own_address
 from tests.support import study
 
 HEAD = RayNode("10.0.0.1", cpus=8, gpus=2, role=Ports(20_001, 20_002, 20_003))
@@ -143,6 +143,8 @@ def test_the_address_of_a_node_is_that_of_the_network_that_the_file_names() -> N
     assert loopback is not None
     assert address_of(loopback) == "127.0.0.1"
     assert own_address(SlurmCluster(network_interface=loopback), "192.0.2.1") == "127.0.0.1"
+    with pytest.raises(RayFailed, match="ib7 has no IPv4 address on"):
+        own_address(SlurmCluster(network_interface="ib7"), "192.0.2.1")
 
 
 #: Starts a child in a process group of its own, as Ray does with its workers; says who they are.

@@ -196,3 +196,14 @@ def test_a_wrong_cluster_file_says_what_is_wrong(text: str, told: str) -> None:
         parse(SlurmCluster, read_yaml(f"kind: slurm\n{text}", "slurm.yaml"))
     assert told in str(caught.value)
     assert "slurm.yaml" in str(caught.value)
+
+
+def test_the_plan_says_where_ray_is_started() -> None:
+    launch = Launch("/store/runs/probe-12345678", 1, ray=True)
+    two = SlurmCluster(nodes=2, workers=2, cpus_per_worker=8)
+    assert two.backend().plan(launch).facts["ray"] == (
+        "started inside the job, on 2 nodes x 8 cores"
+    )
+    quiet = Launch("/store/runs/pretrain-12345678", 1)
+    assert "ray" not in two.backend().plan(quiet).facts
+    assert "ray" in SlurmCluster(ray="always").backend().plan(quiet).facts

@@ -46,6 +46,9 @@ class SlurmBackend:
             f"{cluster.cpus_per_worker} cores{gpus}, {cluster.time} an attempt",
             "folder": str(job_folder(cluster, launch.run_uri)),
         }
+        if launch.ray or cluster.ray == "always":
+            cores = cluster.workers_per_node * cluster.cpus_per_worker
+            facts["ray"] = f"started inside the job, on {cluster.nodes} nodes x {cores} cores"
         if doubt := doubtful_folder(cluster.shared_folder()):
             facts["note"] = doubt
         return Plan(facts, executor(cluster, launch).text(node_command(cluster, launch)))

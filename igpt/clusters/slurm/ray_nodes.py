@@ -8,6 +8,7 @@ decided here. A Ray that does not start, or that ends by itself, raises RayFaile
 import json
 import logging
 import os
+import platform
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,10 +200,15 @@ def hold(here: RayHere) -> None:
 
 
 def own_address(cluster: SlurmCluster, other: str) -> str:
-    """The address at which the node that has `other` reaches this one."""
-    if cluster.network_interface is not None:
-        return address_of(cluster.network_interface) or address_towards(other)
-    return address_towards(other)
+    """The address at which the node that has `other` reaches this one. Raises RayFailed."""
+    interface = cluster.network_interface
+    if interface is None:
+        return address_towards(other)
+    address = address_of(interface)
+    if address is None:
+        why = f"network_interface: {interface} has no IPv4 address on {platform.node()}"
+        raise RayFailed(why, FailureClass.USER_ERROR)
+    return address
 
 
 def gpus_of(cluster: SlurmCluster) -> int:
