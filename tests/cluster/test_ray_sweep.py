@@ -42,7 +42,8 @@ def test_a_sweep_over_a_ray_cluster_gives_the_table_of_one_machine(
     assert scenario.ended(run, 400).state is RunState.FINISHED, scenario.story(run)
     assert scenario.kinds(run)[ev.FAILED] + scenario.kinds(run)[ev.PREEMPTED] == 0
     assert [claim.workers for claim in run.claims()] == [1]
-    assert len(hosts(run, 1)) == LAYERS
+    # The last lines follow the result.
+    study.until(lambda: len(hosts(run, 1)) == LAYERS, "the log is whole", 60)
     assert set(hosts(run, 1)) == {"head", "w1"}
     local = sweep(here, study.cluster(max_parallel=9), *SLOW)
     assert study.ended(local, 400).state is RunState.FINISHED
