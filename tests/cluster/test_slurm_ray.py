@@ -96,6 +96,14 @@ def ray_processes(slurm: SlurmCluster) -> list[int]:
     return [pid for node in slurm.names for pid in slurm.pids(node, "ray")]
 
 
+def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def gone(slurm: SlurmCluster) -> None:
     """Waits until no job is left, and no process of Ray's."""
     study.until(lambda: not slurm.squeue(), "the job ends", 60)
@@ -203,6 +211,21 @@ def test_a_node_whose_ray_ends_costs_an_attempt_and_no_layer(
     gone(private_slurm)
     assert len(run.claims()) == 2
     assert len(hosts(run, 2)) == LAYERS - len(done)
+
+
+def test_a_killed_parent_takes_its_ray_along_and_the_sweep_goes_on(
+    private_slurm: SlurmCluster, root: Store, tmp_path: Path
+) -> None:
+    """srun asks the other node to stop, which can save: to Slurm's eyes as in a preemption."""
+    run = sweep(root, where(tmp_path), *SLOW)
+    study.until(lambda: layers(run), "a layer is done", 240)
+    ours = [*private_slurm.pids("n2", "ray_guard"), *private_slurm.pids("n2", "raylet")]
+    study.send(private_slurm.pids("n2", "igpt.clusters.slurm.node"), signal.SIGKILL)
+    study.until(lambda: not any(map(alive, ours)), "its Ray ends", 30)
+    assert scenario.ended(run, 400).state is RunState.FINISHED, scenario.story(run)
+    gone(private_slurm)
+    assert len(run.claims()) == 2
+    assert len(layers(run)) == LAYERS
 
 
 def test_training_beside_ray_is_shown_by_it_and_the_same_to_the_last_bit(

@@ -38,7 +38,7 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
-MessageTimeout=5
+MessageTimeout=20
 KillWait=5
 JobRequeue=1
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
