@@ -9,42 +9,25 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
+from igpt.clusters.base import ClusterConfig
 from igpt.clusters.files import cluster_key
 from igpt.clusters.node import heartbeat
-from igpt.clusters.notify import NotifyConfig
 from igpt.clusters.outcome import insist, settle, tell
 from igpt.clusters.requests import Requests
 from igpt.errors import UserError
 from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run
 from igpt.runs import events as ev
-from igpt.runs.failures import FailureClass, RetryBudget, Verdict
+from igpt.runs.failures import FailureClass, Verdict
 
 log = logging.getLogger("igpt")
-
-
-class Rules(Protocol):
-    """What a cluster file says about attempts."""
-
-    @property
-    def heartbeat_seconds(self) -> float:
-        """From one sign of life to the next."""
-
-    @property
-    def retries(self) -> RetryBudget:
-        """How often each class of failure is tried again."""
-
-    @property
-    def notify(self) -> NotifyConfig:
-        """Who is told of a change of state."""
 
 
 def work_off(
     run: Run,
     attempt: int,
-    rules: Rules,
+    cluster: ClusterConfig,
     requests: Requests,
     work: Callable[[int], Verdict],
 ) -> None:
@@ -53,10 +36,10 @@ def work_off(
     work: carries out the attempt of this number to its end, and says how it ended.
     """
     while not (reason := requests.of(attempt)):
-        tell(run, attempt, rules.notify, "started")
+        tell(run, attempt, cluster.notify, "started")
         verdict = work(attempt)
         settled = settle(
-            run, attempt, verdict, rules.retries, rules.notify, final=requests.terminating
+            run, attempt, verdict, cluster.retries, cluster.notify, final=requests.terminating
         )
         if not settled.again:
             return
@@ -69,7 +52,7 @@ def work_off(
         insist(partial(run.event, ev.CANCELLED, writer="supervisor", attempt=attempt))
 
 
-def wait_for_others(run: Run, attempt: int, rules: Rules, requests: Requests) -> bool:
+def wait_for_others(run: Run, attempt: int, cluster: ClusterConfig, requests: Requests) -> bool:
     """Waits for the runs that have to finish first, outside the queue: one may have to enter it.
 
     Returns False where there is nothing to start any more.
@@ -84,10 +67,10 @@ def wait_for_others(run: Run, attempt: int, rules: Rules, requests: Requests) ->
             insist(partial(check_can_finish, waiting))
         except UserError as error:
             verdict = Verdict("failed", FailureClass.USER_ERROR, str(error))
-            settle(run, attempt, verdict, rules.retries, rules.notify)
+            settle(run, attempt, verdict, cluster.retries, cluster.notify)
             return False
         insist(partial(heartbeat, run, attempt, "queued", {}))
-        pause(rules.heartbeat_seconds, requests, attempt)
+        pause(cluster.heartbeat_seconds, requests, attempt)
     return True
 
 

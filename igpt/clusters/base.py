@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from igpt.clusters.notify import NotifyConfig
 from igpt.config import Strict
 from igpt.runs import Run
+from igpt.runs.failures import RetryBudget
 from igpt.runs.state import Sight
 
 
@@ -35,6 +37,14 @@ class ClusterConfig(Strict, ABC):
     """Base of every cluster file: what kind it is, and what a run gets."""
 
     kind: str
+    heartbeat_seconds: float = Field(
+        default=10.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
+    )
+    hang_seconds: float | None = Field(
+        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
+    )
+    retries: RetryBudget = Field(default_factory=RetryBudget)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
     device: DeviceConfig = DeviceConfig()
 
     @property

@@ -21,12 +21,10 @@ from pydantic import Field
 
 from igpt.clusters.base import Backend, ClusterConfig, Launch, Limits, Plan
 from igpt.clusters.figures import FiguresConfig
-from igpt.clusters.notify import NotifyConfig
 from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
-from igpt.runs.failures import RetryBudget
 from igpt.runs.state import Sight
 
 #: How long the client waits for the supervisor's own sign of life.
@@ -42,17 +40,10 @@ class LocalCluster(ClusterConfig):
         default=None, ge=1, description="CPU threads of each worker; null: cores / workers"
     )
     max_parallel: int = Field(default=1, ge=1, description="runs at once on this machine")
-    heartbeat_seconds: float = Field(
-        default=5.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
-    )
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=15)
     grace_seconds: float = Field(
         default=120.0, gt=0, description="for a checkpoint after being asked to stop"
     )
-    hang_seconds: float | None = Field(
-        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
-    )
-    retries: RetryBudget = Field(default_factory=RetryBudget)
-    notify: NotifyConfig = Field(default_factory=NotifyConfig)
     figures: FiguresConfig = Field(default_factory=FiguresConfig)
 
     @property

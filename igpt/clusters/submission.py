@@ -204,5 +204,9 @@ def launch(
 
 
 def launch_of(run: Run, job: str, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:
-    reach = {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}
-    return Launch(run.uri, attempt, code, after, reach, find_job(job).ray)
+    return Launch(run.uri, attempt, code, after, way_to_store(), find_job(job).ray)
+
+
+def way_to_store() -> dict[str, str]:
+    """The variables that say how the store is reached, for those who run elsewhere. No secrets."""
+    return {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,25 @@ def test_a_cluster_that_is_not_there_is_told_apart_from_one_that_is_something_el
 ) -> None:
     with pytest.raises(Unreachable, match="cannot be reached"):
         RayBackend(RayCluster(address="http://127.0.0.1:9")).check()
+
+
+def test_a_server_that_does_not_answer_is_waited_for_once_by_whoever_looks_at_many_runs(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(client, "_AWAY", {})
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(0.0)
+        backend = RayBackend(RayCluster(address=f"http://127.0.0.1:{mute.getsockname()[1]}"))
+        for number in range(5):
+            run = open_run(store, f"tiny-0000000{number}")
+            run.event(ev.SUBMITTED, writer="client", attempt=1)
+            seen = backend.look(run)
+            assert seen.alive is None
+            assert "cannot be reached" in seen.reason
+        mute.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            mute.accept()
 
 
 @pytest.fixture

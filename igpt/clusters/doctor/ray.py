@@ -5,7 +5,6 @@ file. Its text goes along, and is all that a node needs (`on_ray`).
 """
 
 import json
-import os
 import shlex
 import tempfile
 import time
@@ -16,12 +15,12 @@ from igpt.clusters.doctor.gathering import NODE_SECONDS, Gathered, Say
 from igpt.clusters.doctor.report import Collector, Errand, arguments, boot, sources
 from igpt.clusters.ray import client
 from igpt.clusters.ray.config import RayCluster
+from igpt.clusters.submission import way_to_store
 
 #: Begins each line of `on_ray`.
 MARK = "IGPT-DOCTOR-RAY"
 
 _LOOK_SECONDS = 0.5
-_OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
 class Transcript:
@@ -93,11 +92,10 @@ def _pack(folder: Path, errand: Errand) -> None:
 
 
 def _submission(cluster: RayCluster, job: str, folder: str) -> dict[str, object]:
-    reach = {name: value for name, value in os.environ.items() if name.startswith("IGPT_S3_")}
     return {
         "entrypoint": shlex.join([*shlex.split(cluster.python), "-u", "on_ray.py"]),
         "submission_id": job,
-        "runtime_env": {"working_dir": folder, "env_vars": {**reach, **cluster.variables}},
+        "runtime_env": {"working_dir": folder, "env_vars": {**way_to_store(), **cluster.variables}},
     }
 
 
@@ -107,7 +105,7 @@ def _listen(cluster: RayCluster, job: str, transcript: Transcript, wait: float, 
     spoken: float | None = None  # when the job first did
     while True:
         asked = time.time()
-        over = client.ask(cluster, f"/api/jobs/{job}").get("status") in _OVER
+        over = client.ask(cluster, f"/api/jobs/{job}").get("status") in client.OVER
         transcript.read(str(client.ask(cluster, f"/api/jobs/{job}/logs").get("logs", "")), asked)
         now = time.monotonic()
         if spoken is None and transcript.nodes:

@@ -32,7 +32,6 @@ PACKAGE_BYTES = 100 * 2**20
 
 #: A sign of life so young is one.
 _FRESH_SECONDS = 60.0
-_OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
 class RayBackend:
@@ -95,7 +94,7 @@ class RayBackend:
         if said is None:
             return self._forgotten(run, found)
         state = str(said.get("status"))
-        if state in _OVER:
+        if state in client.OVER:
             return Sight(False, reason=f"Ray job {found} is {state}{_last_word(said)}")
         return Sight(True, state == "PENDING", f"Ray job {found} is {state}")
 

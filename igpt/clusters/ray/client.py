@@ -9,6 +9,7 @@ import http.client
 import json
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from typing import Any
 from igpt.clusters.ray.config import RayCluster
 from igpt.errors import IgptError, NotFound, Unreachable, UserError
 
+#: What the server says of a job that has ended.
+OVER = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 #: Seconds that the server may take to answer a question.
 ANSWER_SECONDS = 10.0
 
@@ -54,6 +57,23 @@ def headers_of(cluster: RayCluster) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+#: Servers that did not answer, and when: who looks at many runs waits once.
+_AWAY: dict[str, tuple[float, Unreachable]] = {}
+_AWAY_SECONDS = 30.0
+
+
+def look_at(cluster: RayCluster, path: str) -> dict[str, Any]:
+    """As `ask`, but of a server that has just not answered it is not asked again."""
+    since, error = _AWAY.get(cluster.server, (-_AWAY_SECONDS, None))
+    if error is not None and time.monotonic() - since < _AWAY_SECONDS:
+        raise error
+    try:
+        return ask(cluster, path)
+    except Unreachable as error:
+        _AWAY[cluster.server] = (time.monotonic(), error)
+        raise
+
+
 def ask(cluster: RayCluster, path: str, method: str = "GET") -> dict[str, Any]:
     """The server's answer to a question, such as `/api/version`.
 
@@ -77,13 +97,13 @@ def ask(cluster: RayCluster, path: str, method: str = "GET") -> dict[str, Any]:
 
 def session_of(cluster: RayCluster) -> str:
     """What tells one Ray cluster from another, and from itself after it was started anew."""
-    return str(ask(cluster, "/api/version").get("session_name", ""))
+    return str(look_at(cluster, "/api/version").get("session_name", ""))
 
 
 def job_at(cluster: RayCluster, job: str) -> dict[str, Any] | None:
     """What the server knows of a job, by its submission id; None where it knows none."""
     try:
-        return ask(cluster, f"/api/jobs/{job}")
+        return look_at(cluster, f"/api/jobs/{job}")
     except NotFound:
         return None
 

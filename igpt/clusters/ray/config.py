@@ -8,11 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import Backend, ClusterConfig, Limits
-from igpt.clusters.notify import NotifyConfig
 from igpt.config import Strict
 from igpt.errors import DataCorrupt
 from igpt.runs import Run
-from igpt.runs.failures import RetryBudget
 from igpt.runs.provenance import redact
 
 #: Where Ray's dashboard, and with it the Jobs server, is on the head node.
@@ -69,14 +67,6 @@ class RayCluster(ClusterConfig):
     grace_seconds: float = Field(
         default=120.0, gt=0, description="for a checkpoint after being asked to stop"
     )
-    heartbeat_seconds: float = Field(
-        default=10.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
-    )
-    hang_seconds: float | None = Field(
-        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
-    )
-    retries: RetryBudget = Field(default_factory=RetryBudget)
-    notify: NotifyConfig = Field(default_factory=NotifyConfig)
 
     @field_validator("workers")
     @classmethod

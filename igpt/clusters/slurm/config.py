@@ -8,10 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import Backend, ClusterConfig, Limits
 from igpt.clusters.figures import FiguresConfig
-from igpt.clusters.notify import NotifyConfig
 from igpt.errors import DataCorrupt
 from igpt.runs import Run
-from igpt.runs.failures import RetryBudget
 
 #: Flags that are ours to set; `sbatch:` may not name them.
 _OURS = frozenset(
@@ -78,14 +76,7 @@ class SlurmCluster(ClusterConfig):
     grace_seconds: int = Field(
         default=180, ge=10, description="before the time limit, for a last checkpoint"
     )
-    heartbeat_seconds: float = Field(
-        default=15.0, gt=0, le=15, description="between signs of life; silent for 60 is stalled"
-    )
-    hang_seconds: float | None = Field(
-        default=1800.0, gt=0, description="without a step: stacks are dumped, ranks restarted"
-    )
-    retries: RetryBudget = Field(default_factory=RetryBudget)
-    notify: NotifyConfig = Field(default_factory=NotifyConfig)
+    heartbeat_seconds: float = Field(default=15.0, gt=0, le=15)
     figures: FiguresConfig = Field(default_factory=FiguresConfig)
 
     @field_validator("time")
