@@ -8,11 +8,13 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from igpt.clusters import status
+from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.runs import Run
 from igpt.runs import events as ev
@@ -20,6 +22,7 @@ from igpt.runs.reading import read_json
 from igpt.runs.state import Status
 from igpt.storage import Store, open_store
 from tests.support import study
+from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import Slurm
 
 #: Long enough for something to happen in between: some 20 s on two idle cores.
@@ -45,6 +48,19 @@ def where(folder: Path, **fields: Any) -> SlurmCluster:
         "folder": str(folder / "shared"),
     }
     return SlurmCluster(**(given | fields))
+
+
+def on_ray(hosts: RayHosts, **fields: Any) -> RayCluster:
+    """Two workers of one CPU, that look often."""
+    given = {
+        "address": hosts.server,
+        "token_file": str(hosts.token),
+        "workers": 2,
+        "heartbeat_seconds": 0.5,
+        "grace_seconds": 30,
+        "python": sys.executable,
+    }
+    return RayCluster(**(given | fields))
 
 
 def yardstick(digits: Path, base: Path, *overrides: str) -> dict[int, float]:

@@ -16,8 +16,7 @@ from igpt.runs.record import open_run
 from igpt.runs.state import RunState
 from igpt.storage import Store, open_store
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG, where
-from tests.cluster.test_ray_recovery import where as on_ray
+from tests.cluster.scenario import LONG, on_ray, where
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import SlurmCluster

@@ -16,8 +16,7 @@ from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG
-from tests.cluster.test_ray_recovery import where
+from tests.cluster.scenario import LONG, on_ray
 from tests.clusters.test_gauges import figures_in
 from tests.support import study
 from tests.support.ray_cluster import METRICS_PORT, RayHosts
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 def test_the_figures_and_the_dashboard_show_a_run_while_it_runs(
     ray_hosts: RayHosts, root: Store, tmp_path: Path
 ) -> None:
-    run = study.start(root, where(ray_hosts), *LONG, "schedule.steps=100000")
+    run = study.start(root, on_ray(ray_hosts), *LONG, "schedule.steps=100000")
     study.until(lambda: scenario.trained(run, 20), "it trains")
 
     found: dict[str, dict[str, float]] = {}
@@ -71,7 +70,7 @@ def doctor(folder: Path, store: Store) -> tuple[int, list[dict[str, Any]]]:
 def test_the_doctor_asks_every_node_and_names_the_one_that_lacks_a_package(
     ray_hosts: RayHosts, root: Store, tmp_path: Path
 ) -> None:
-    (tmp_path / "ray.yaml").write_text(dump_yaml(where(ray_hosts)))
+    (tmp_path / "ray.yaml").write_text(dump_yaml(on_ray(ray_hosts)))
     code, findings = doctor(tmp_path, root)
     assert [one for one in findings if one["level"] != "ok"] == []
     assert code == 0

@@ -7,20 +7,17 @@ run, digest by digest; where the number of workers stays, losses that are the sa
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from igpt.clusters import cancel, resume, status
-from igpt.clusters.ray.config import RayCluster
 from igpt.runs import events as ev
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG
+from tests.cluster.scenario import LONG, on_ray
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 
@@ -41,23 +38,10 @@ def planned(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
     return scenario.planned(digits, scenario.base_folder(tmp_path_factory), *LONG)
 
 
-def where(hosts: RayHosts, **fields: Any) -> RayCluster:
-    """Two workers of one CPU, that look often."""
-    given = {
-        "address": hosts.server,
-        "token_file": str(hosts.token),
-        "workers": 2,
-        "heartbeat_seconds": 0.5,
-        "grace_seconds": 30,
-        "python": sys.executable,
-    }
-    return RayCluster(**(given | fields))
-
-
 def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_step(
     ray_hosts: RayHosts, root: Store, straight: dict[int, float]
 ) -> None:
-    run = study.start(root, where(ray_hosts), *LONG)
+    run = study.start(root, on_ray(ray_hosts), *LONG)
     study.reached(run, 100)
     study.send([scenario.ranks(run)[1]], signal.SIGKILL)
     study.until(lambda: scenario.kinds(run)[ev.FAILED], "the attempt is over")
@@ -82,7 +66,7 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
 def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     ray_hosts: RayHosts, root: Store, straight: dict[int, float], planned: dict[int, str]
 ) -> None:
-    elastic = where(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=2)
+    elastic = on_ray(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=2)
     run = study.start(root, elastic, *LONG, "checkpoints.every_steps=50")
     study.reached(run, 100)
     assert run.claims()[0].workers == 3
@@ -109,7 +93,7 @@ def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
 def test_a_drained_node_is_left_with_everything_saved(
     ray_hosts: RayHosts, root: Store, straight: dict[int, float]
 ) -> None:
-    run = study.start(root, where(ray_hosts, placement="STRICT_SPREAD"), *LONG)
+    run = study.start(root, on_ray(ray_hosts, placement="STRICT_SPREAD"), *LONG)
     study.until(lambda: scenario.trained(run, 50), "it trains")
     places = scenario.meeting(run)["places"]
     leaving = next(place for place in places if place["host"] != "head")
@@ -134,7 +118,7 @@ def test_a_drained_node_is_left_with_everything_saved(
 def test_a_killed_driver_stalls_the_run_and_resume_goes_on(
     ray_hosts: RayHosts, root: Store, straight: dict[int, float]
 ) -> None:
-    run = study.start(root, where(ray_hosts), *LONG)
+    run = study.start(root, on_ray(ray_hosts), *LONG)
     study.until(lambda: scenario.trained(run, 50), "it trains")
     study.send(study.processes(run, "igpt.clusters.ray.driver"), signal.SIGKILL)
     study.until(lambda: status(run).state is RunState.STALLED, "Ray says so")
@@ -152,9 +136,9 @@ def test_a_killed_driver_stalls_the_run_and_resume_goes_on(
 def test_a_cancelled_run_saves_and_a_waiting_one_ends_at_once(
     ray_hosts: RayHosts, root: Store
 ) -> None:
-    run = study.start(root, where(ray_hosts), *LONG)
+    run = study.start(root, on_ray(ray_hosts), *LONG)
     study.until(lambda: scenario.trained(run, 20), "it trains")
-    waiting = study.start(root, where(ray_hosts), *LONG, "seed=7")
+    waiting = study.start(root, on_ray(ray_hosts), *LONG, "seed=7")
     study.until(lambda: status(waiting).state is RunState.QUEUED, "the other waits")
     for one in (waiting, run):
         cancel(one)
@@ -167,7 +151,7 @@ def test_a_cancelled_run_saves_and_a_waiting_one_ends_at_once(
 
 
 def test_a_users_error_is_not_tried_again(ray_hosts: RayHosts, root: Store) -> None:
-    run = study.start(root, where(ray_hosts, workers=1))
+    run = study.start(root, on_ray(ray_hosts, workers=1))
     for info in root.objects("data/digits"):
         if info.key.endswith(".tar"):
             root.delete([info.key])

@@ -10,8 +10,8 @@ from igpt.runs import events as ev
 from igpt.runs.state import RunState
 from igpt.storage import Store, open_store
 from tests.cluster import scenario
-from tests.cluster.test_ray_recovery import where
-from tests.cluster.test_slurm_ray import LAYERS, SLOW, hosts, sweep, table
+from tests.cluster.scenario import on_ray
+from tests.cluster.sweeping import LAYERS, SLOW, hosts, sweep, table
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 
@@ -38,7 +38,7 @@ def test_a_sweep_over_a_ray_cluster_gives_the_table_of_one_machine(
 ) -> None:
     here, there = stores
     # As many workers as there is room for is one: the sweep spreads over the cluster by itself.
-    run = sweep(there, where(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=1), *SLOW)
+    run = sweep(there, on_ray(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=1), *SLOW)
     assert scenario.ended(run, 400).state is RunState.FINISHED, scenario.story(run)
     assert scenario.kinds(run)[ev.FAILED] + scenario.kinds(run)[ev.PREEMPTED] == 0
     assert [claim.workers for claim in run.claims()] == [1]
