@@ -1,10 +1,28 @@
-"""Which network interface leads to another node. Linux, as Slurm's nodes are."""
+"""Where ranks can meet: which network interface leads to another node. Linux, as nodes are."""
 
 import fcntl
 import socket
 import struct
 
 _SIOCGIFADDR = 0x8915
+
+
+def interfaces(address: str, *, first: bool, chosen: str | None) -> dict[str, str]:
+    """The variables by which gloo and NCCL know the interface between the ranks.
+
+    address: where they meet. first: whether that is here. chosen: what the cluster file names.
+    """
+    found = chosen or (interface_of(address) if first else interface_towards(address))
+    # gloo would take the address that the node's own name resolves to: often a loopback.
+    variables = {} if found is None else {"GLOO_SOCKET_IFNAME": found}
+    return variables if chosen is None else variables | {"NCCL_SOCKET_IFNAME": chosen}
+
+
+def free_port(address: str = "") -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def interface_of(address: str) -> str | None:

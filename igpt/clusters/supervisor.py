@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import secrets
-import socket
 import sys
 import time
 from functools import partial
@@ -28,6 +27,7 @@ from igpt.clusters.local import (
     state_folder,
     supervisor_file,
 )
+from igpt.clusters.network import free_port
 from igpt.clusters.node import Ranks, heartbeat, run_ranks
 from igpt.clusters.outcome import insist
 from igpt.clusters.queue import Ticket, only_one
@@ -35,8 +35,7 @@ from igpt.clusters.requests import Requests
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict, classify
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -82,24 +81,17 @@ def _ranks(cluster: LocalCluster) -> Ranks:
     return Ranks(
         workers=cluster.workers,
         environment=environment,
-        master_port=_free_port(),
+        master_port=free_port("127.0.0.1"),
         heartbeat_seconds=cluster.heartbeat_seconds,
         grace_seconds=cluster.grace_seconds,
         hang_seconds=cluster.hang_seconds,
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main(run_uri: str, attempt: int) -> int:
     """Supervises a run. The exit code is for people; the record is the truth."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    root_uri, _, identifier = run_uri.rpartition("/runs/")
-    run = open_run(open_store(root_uri), identifier)
+    run = run_at(run_uri)
     with only_one(supervisor_file(run, attempt, "lock")) as mine:
         if not mine:
             log.error("another supervisor is at work on attempt %d of run %s", attempt, run.id)

@@ -37,8 +37,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim, read_claim, superseded
 from igpt.runs.failures import REQUEUE, FailureClass
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -117,8 +116,7 @@ def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
 
 
 def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
-    root_uri, _, identifier = run_uri.rpartition("/runs/")
-    run = open_run(open_store(root_uri), identifier)
+    run = run_at(run_uri)
     job = find_job(run.spec().job)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if rank == 0:

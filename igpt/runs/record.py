@@ -21,7 +21,7 @@ from igpt.runs.events import LIFE, Event, read_events, timestamp, write_event
 from igpt.runs.identity import check_name, run_id, work_digest
 from igpt.runs.reading import read_json
 from igpt.runs.state import Heartbeat, RunState, Sight, Status, derive
-from igpt.storage import Store
+from igpt.storage import Store, open_store
 
 FORMAT = 1
 
@@ -166,6 +166,12 @@ _HINTS = {
 def open_run(root: Store, identifier: str) -> Run:
     """The run of exactly this id, without looking whether it exists."""
     return Run(identifier, root, root.sub(f"runs/{identifier}"))
+
+
+def run_at(uri: str) -> Run:
+    """The run at `<store>/runs/<id>`, as whoever works on it is told. Raises UserError."""
+    root_uri, _, identifier = uri.rpartition("/runs/")
+    return open_run(open_store(root_uri), identifier)
 
 
 def create_run(

@@ -21,8 +21,7 @@ from igpt.clusters.requests import Requests
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -43,8 +42,7 @@ LOOK_SECONDS = 3.0
 def main(run_uri: str, attempt: int) -> int:
     """Supervises a run. The exit code is for Ray; the record is the truth."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    root_uri, _, identifier = run_uri.rpartition("/runs/")
-    run = open_run(open_store(root_uri), identifier)
+    run = run_at(run_uri)
     requests = Requests(run, LOOK_SECONDS)
     cluster = insist(partial(ray_at, run, attempt))
     insist(partial(_record_launch, run, attempt))

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import socket
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ import ray
 import ray.train
 
 from igpt.clusters.exits import exits_name, write_exits
-from igpt.clusters.network import interface_of, interface_towards
+from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
 from igpt.clusters.outcome import insist
 from igpt.clusters.ray.config import RayCluster, ray_at
@@ -28,8 +27,7 @@ from igpt.jobs.base import find_job
 from igpt.runs import Run
 from igpt.runs.failures import REQUEUE
 from igpt.runs.reading import read_json
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -71,12 +69,9 @@ def read_meeting(run: Run, attempt: int) -> Meeting:
 
 def describe_place() -> Place:
     """This worker's place, with a port that is free at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = int(probe.getsockname()[1])
     node = ray.get_runtime_context().get_node_id()
     address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-    return Place(node, platform.node(), address, port)
+    return Place(node, platform.node(), address, free_port())
 
 
 def remember_meeting(text: str) -> None:
@@ -92,8 +87,7 @@ def meeting_to_json(meeting: Meeting) -> str:
 def train(config: dict[str, Any]) -> None:
     """The train function: runs one rank to its end. config: `run`, its address, and `attempt`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    root_uri, _, identifier = config["run"].rpartition("/runs/")
-    run, attempt = open_run(open_store(root_uri), identifier), int(config["attempt"])
+    run, attempt = run_at(config["run"]), int(config["attempt"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     meeting = _meeting(json.loads(os.environ[MEETING]))
@@ -132,16 +126,8 @@ def _environment(
         "IGPT_MOST_WORKERS": str(cluster.most_workers),
         "OMP_NUM_THREADS": str(cluster.cpus_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        **interfaces(meeting.places[0].address, first=rank == 0, chosen=cluster.network_interface),
     }
-    first = meeting.places[0].address
-    interface = cluster.network_interface or (
-        interface_of(first) if rank == 0 else interface_towards(first)
-    )
-    if interface is not None:
-        # gloo would take the address that the node's own name resolves to: often a loopback.
-        environment["GLOO_SOCKET_IFNAME"] = interface
-    if cluster.network_interface is not None:
-        environment["NCCL_SOCKET_IFNAME"] = cluster.network_interface
     if cluster.gpus_per_worker:
         # Ray Train shows a worker the devices of all workers of its node; a rank uses its own.
         own = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])

@@ -36,8 +36,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit, Verdict, classify
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -56,8 +55,7 @@ def main(run_uri: str, submitted: int, code: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # it is about to end by itself
-    root_uri, _, identifier = run_uri.rpartition("/runs/")
-    run = open_run(open_store(root_uri), identifier)
+    run = run_at(run_uri)
     turn = Turn.of_job(os.environ, submitted)
     job = parse_fields(os.environ.get("IGPT_SLURM_JOB", ""))
     try:

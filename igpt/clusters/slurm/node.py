@@ -21,7 +21,7 @@ from functools import partial
 
 from igpt.clusters.exits import exits_name, write_exits
 from igpt.clusters.figures import recorded
-from igpt.clusters.network import interface_of, interface_towards
+from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.node import DELETED, FENCED, PEERS, Ranks, run_ranks
 from igpt.clusters.outcome import insist, tell
 from igpt.clusters.progress import Show, together
@@ -47,8 +47,7 @@ from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, RankExit
 from igpt.runs.reading import read_json
-from igpt.runs.record import open_run
-from igpt.storage import open_store
+from igpt.runs.record import run_at
 
 log = logging.getLogger("igpt")
 
@@ -87,8 +86,7 @@ class Start:
 def main(run_uri: str, submitted: int) -> int:
     """Looks after this node's ranks; returns 0 where all ended as they should."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    root_uri, _, identifier = run_uri.rpartition("/runs/")
-    run = open_run(open_store(root_uri), identifier)
+    run = run_at(run_uri)
     turn = Turn.of_job(os.environ, submitted)
     log.info("%s %s", START_MARK, turn.launch)
     node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_NNODES"])
@@ -136,7 +134,7 @@ def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankE
             seat = _seat(start, hosts)
             ray = stack.enter_context(head(seat, own_address(cluster, address)))
         where = None if ray is None else ray.head
-        meeting = Meeting(start.turn.launch, address, _free_port(), hosts, where)
+        meeting = Meeting(start.turn.launch, address, free_port(), hosts, where)
         body = json.dumps(asdict(meeting)).encode()
         insist(partial(start.run.record.put, meeting_key(start.attempt), body))
     elif meeting.ray is not None:
@@ -193,12 +191,10 @@ def _run_over_ray(start: Start, meeting: Meeting, ray: RayHere) -> list[RankExit
 
 def _ranks(start: Start, meeting: Meeting, environment: Mapping[str, str]) -> Ranks:
     cluster, node = start.cluster, start.node
-    interface = cluster.network_interface or (
-        interface_of(meeting.address) if node == 0 else interface_towards(meeting.address)
-    )
+    between = interfaces(meeting.address, first=node == 0, chosen=cluster.network_interface)
     return Ranks(
         workers=cluster.workers_per_node,
-        environment={**_environment(cluster, start.turn, interface), **environment},
+        environment={**_environment(cluster, start.turn), **between, **environment},
         master_address=meeting.address,
         master_port=meeting.port,
         node=node,
@@ -260,29 +256,17 @@ def _await_meeting(run: Run, turn: Turn, requests: Requests) -> tuple[int, Meeti
     raise Unreachable(f"node 0 of job {turn.launch} has not begun within {MEETING_SECONDS:.0f} s")
 
 
-def _environment(cluster: SlurmCluster, turn: Turn, interface: str | None) -> dict[str, str]:
-    environment = {
+def _environment(cluster: SlurmCluster, turn: Turn) -> dict[str, str]:
+    return {
         "IGPT_LAUNCH": turn.launch,
         "OMP_NUM_THREADS": str(cluster.cpus_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    if interface is not None:
-        # gloo would take the address that the node's own name resolves to: often a loopback.
-        environment["GLOO_SOCKET_IFNAME"] = interface
-    if cluster.network_interface is not None:
-        environment["NCCL_SOCKET_IFNAME"] = cluster.network_interface
-    return environment
 
 
 def _own_address() -> str:
     """This node's address as the other nodes reach it: where srun itself takes its reports."""
     return os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostbyname(socket.gethostname())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
