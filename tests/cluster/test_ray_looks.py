@@ -38,14 +38,15 @@ def test_the_figures_and_the_dashboard_show_a_run_while_it_runs(
             address = f"http://{ray_hosts.address(node)}:{METRICS_PORT}/metrics"
             with urllib.request.urlopen(address, timeout=30) as answer:
                 found.update(figures_in(answer.read().decode(), run.id))
-        return set(found) == {"0", "1"} and all(len(one) == 4 for one in found.values())
+        # Ray exports them some seconds after they are set.
+        moved = [one for one in found.values() if one.get("igpt_step", 0) >= 20]
+        return set(found) == {"0", "1"} and len(moved) == 2
 
     study.until(exported, f"the figures of both ranks: {found}")
     for figures in found.values():
         # There is no peak to compare a CPU with, so no MFU.
         names = {"igpt_loss", "igpt_tokens_per_second", "igpt_step", "igpt_data_wait"}
         assert set(figures) == names
-        assert figures["igpt_step"] >= 20
         assert 0 < figures["igpt_loss"] < 3
 
     shown = igpt("dashboard", run.id, "--json", folder=tmp_path, store=root.uri)
