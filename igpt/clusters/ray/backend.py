@@ -10,7 +10,6 @@ import logging
 import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,16 +18,13 @@ from igpt.clusters.dashboard import Dashboard, write_dashboard
 from igpt.clusters.ray import client
 from igpt.clusters.ray.config import RayCluster
 from igpt.data.cache import cache_directory
-from igpt.errors import IgptError, Unreachable, UserError
+from igpt.errors import IgptError, Unreachable
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.state import Sight
 
 log = logging.getLogger("igpt")
-
-#: What Ray's dashboard takes as one package of code.
-PACKAGE_BYTES = 100 * 2**20
 
 #: A sign of life so young is one.
 _FRESH_SECONDS = 60.0
@@ -64,7 +60,6 @@ class RayBackend:
         code = None
         if launch.code is not None:
             code = snapshot.unpack(run.root, launch.code, cache_directory() / "code")
-            _check_size(code)
         job = job_id(run, launch.attempt)
         wanted = submission(cluster, launch, job, None if code is None else str(code))
         try:
@@ -161,16 +156,6 @@ def dashboard_of(cluster: RayCluster, job: str) -> Dashboard:
     port = server.port or (443 if server.scheme == "https" else 80)
     scheme: Literal["http", "https"] = "https" if server.scheme == "https" else "http"
     return Dashboard(host, host, port, path=f"#/jobs/{job}", scheme=scheme)
-
-
-def _check_size(code: Path) -> None:
-    size = sum(path.stat().st_size for path in code.rglob("*") if path.is_file())
-    if size > PACKAGE_BYTES:
-        raise UserError(
-            f"the code of the submission has {size / 2**20:.0f} MiB",
-            expected=f"at most {PACKAGE_BYTES // 2**20} MiB, which is what Ray's dashboard takes",
-            mend="Keep data out of the repository, or list it in .gitignore",
-        )
 
 
 def _last_word(said: dict[str, Any]) -> str:
