@@ -95,6 +95,17 @@ def test_sound_reports_pass_every_check_once() -> None:
             ("packages", "fail", "n2", "import pyarrow: ImportError: libarrow.so"),
         ),
         (
+            {"imports": {"error": "no answer within 60 s at: import sklearn", "late": True}},
+            ("packages", "warn", "n2", "no answer within 60 s at: import sklearn"),
+        ),
+        (
+            {"imports": {"error": "the process ended (-9) at: import sklearn: it said nothing"}},
+            (
+                *("packages", "fail", "n2"),
+                "import everything: the process ended (-9) at: import sklearn: it said nothing",
+            ),
+        ),
+        (
             {"packages": {"error": "no answer within 30 s"}},
             ("packages", "warn", "n2", "not known: no answer within 30 s"),
         ),

@@ -68,6 +68,7 @@ class RayHosts(Machines):
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_health_check_period_ms": "1000",  # a lost node is found in 5 s and not in 25
             "RAY_health_check_timeout_ms": "1000",
+            "RAY_worker_niceness": "0",  # other tests are at work on the same CPUs
             "LANG": "C.UTF-8",
             **self._given,
         }

@@ -261,7 +261,10 @@ class Child:
         threading.Thread(target=self._read, daemon=True).start()
 
     def answer(self, name: str, seconds: float) -> Facts:
-        """What it says under this name; `{"error": ...}` where it does not, in time or at all."""
+        """What it says under this name; `{"error": ...}` where it does not.
+
+        With `"late": True` where it may yet.
+        """
         with self._changed:
             self._changed.wait_for(lambda: {name, "ended"} & self._answers.keys(), seconds)
             if name in self._answers:
@@ -270,7 +273,7 @@ class Child:
             if "ended" in self._answers:
                 last = self._tail[-1] if self._tail else "it said nothing"
                 return {"error": f"the process ended ({self._answers['ended']}){busy}: {last}"}
-            return {"error": f"no answer within {seconds:.0f} s{busy}"}
+            return {"error": f"no answer within {seconds:.0f} s{busy}", "late": True}
 
     def ask(self, message: Facts) -> None:
         """A line to its standard input."""

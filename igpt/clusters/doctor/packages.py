@@ -10,6 +10,11 @@ _OLDEST = (3, 11)
 #: Of these, nodes of other versions train together only by luck.
 _SAME = frozenset(("igpt-jobs", "numpy", "ray", "torch"))
 
+_SLOW = (
+    "The node is busy, or its file system slow: run it again. Where it stays so, install the"
+    " environment on a disk of the node: each rank waits as long before its first step"
+)
+
 
 def code(reports: Sequence[Report], folder: Path | None) -> list[Finding]:
     """Whether every node has this package from where runs have it.
@@ -113,16 +118,20 @@ def _broken(reports: Sequence[Report]) -> list[Finding]:
     for report in reports:
         if any(version is None for version in report.fact("packages").values()):
             continue  # that is said already, and may well be why
-        said = report.fact("imports")
+        said, devices = report.fact("imports"), report.fact("devices")
         broken = dict(said.get("broken", {}))
-        if "error" in said and "end" in report.facts:
+        if "error" in said and "end" in report.facts and "late" not in said:
             broken["everything"] = said["error"]
-        if "error" in report.fact("devices"):
-            broken["torch"] = report.fact("devices")["error"]
+        if "error" in devices and "late" not in devices:
+            broken["torch"] = devices["error"]
         for module, error in broken.items():
             found = f"import {module}: {error}"
             mend = "Install it again there, for this system; or see what `setup` has to load"
             findings.append(Finding("packages", "fail", report.name, found, mend))
+        # Without torch nothing else is known; the rest is only slow to start.
+        for level, fact in (("fail", devices), ("warn", said if "end" in report.facts else {})):
+            if "late" in fact:
+                findings.append(Finding("packages", level, report.name, fact["error"], _SLOW))
     return findings
 
 

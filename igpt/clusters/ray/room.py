@@ -4,14 +4,17 @@ Ray 2.60 tells some of it by no public name, so this module alone reads its stat
 real cluster hold it to account.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
 from ray._private import state as ray_state
 from ray.util.placement_group import placement_group_table
 
+log = logging.getLogger("igpt")
+
 #: What an attempt has just given back is seen by all within so many seconds.
-_SETTLE_SECONDS = 4.0
+_SETTLE_SECONDS = 10.0
 _TICK = 0.5
 
 
@@ -34,6 +37,7 @@ def workers_for(
         if now >= most:
             return most
         if now != found:
+            log.info("there is room for %d of %d to %d workers", now, least, most)
             found, since = now, time.monotonic()
         time.sleep(_TICK)
     return max(least, min(found, most)) if goes_on() else 0

@@ -225,4 +225,6 @@ def _own_environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # It would look at the memory of the whole machine, which other jobs share.
         "RAY_memory_monitor_refresh_ms": "0",
+        # It would make way for everybody else on the node; the CPUs are the job's.
+        "RAY_worker_niceness": "0",
     }
