@@ -126,7 +126,8 @@ def derive(
         return Status(RunState.STALLED, silent, resume, 6)
     if heartbeat and heartbeat.phase == "running":
         return Status(RunState.RUNNING)
-    return Status(RunState.QUEUED, "waiting for a free slot")
+    wanted = heartbeat.progress.get("waiting_for") if heartbeat else None
+    return Status(RunState.QUEUED, f"waiting for {wanted or 'a free slot'}")
 
 
 def _waiting(since: Sequence[Event], reason: str) -> str:

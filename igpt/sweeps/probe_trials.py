@@ -74,6 +74,10 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
         nonlocal done
         done += 1
         log.info("layer %d of %s, on %s", trial.layer, trial.subject, host)
+        show()
+
+    def show() -> None:
+        # A layer may take longer than a run may be silent, and wait for CPUs that others have.
         context.sink.progress(done=done, total=len(trials), unit="layers")
 
     errors = run_trials(
@@ -83,6 +87,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
         dashboard=config.ray.dashboard,
         stop=context.stop,
         finished=finished,
+        waiting=show,
     )
     context.check_stop()
     if errors:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ _SECRETS = (
 )
 
 _ADDRESS = "host:port of a Ray cluster's head, on one of its nodes"
+#: Seconds between signs of life.
+_TELL_SECONDS = 5.0
 _WITHOUT = "Unset RAY_ADDRESS to start Ray here"
 
 
@@ -66,6 +69,7 @@ def run_trials(
     dashboard: bool,
     stop: Callable[[], bool],
     finished: Callable[[T, str], None],
+    waiting: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Calls `function` with each trial, several at once, one CPU each; returns what failed.
 
@@ -73,6 +77,7 @@ def run_trials(
     dashboard: whether a Ray of our own serves its dashboard; a cluster has one as it likes.
     stop: looked at all the time; where it says so, no further trial begins.
     finished: called in this process after each trial that ended well, with the host it ran on.
+    waiting: called every few seconds while trials are at work, or wait for a CPU: all is well.
     """
     if not trials:
         return []
@@ -102,7 +107,7 @@ def run_trials(
                 callbacks=[_json_logger(), _Finished(finished)],
                 # A node may be lost, and its trials with it: once more, elsewhere.
                 failure_config=tune.FailureConfig(max_failures=0 if cluster is None else 1),
-                stop=_Asked(stop),
+                stop=_Asked(stop, waiting),
                 verbose=0,
             ),
         )
@@ -209,13 +214,17 @@ class _Unkept:
 class _Asked(_Unkept, tune.Stopper):
     """Ends the experiment when the worker is asked to stop."""
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
+    def __init__(self, stop: Callable[[], bool], waiting: Callable[[], None]) -> None:
+        self._stop, self._waiting = stop, waiting
+        self._told = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if time.monotonic() - self._told > _TELL_SECONDS:
+            self._told = time.monotonic()
+            self._waiting()
         return self._stop()
 
 

@@ -1,7 +1,10 @@
 """The doctor's parts that need no cluster: what reports come to, and how they are put together."""
 
 import ast
+import json
 import random
+import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,10 @@ from igpt.clusters.doctor.diagnosis import Asked, diagnose
 from igpt.clusters.doctor.examine import gpus_of
 from igpt.clusters.doctor.finding import Finding, named
 from igpt.clusters.doctor.gathering import Gathered
+from igpt.clusters.doctor.ray import workers
 from igpt.clusters.doctor.report import Collector, Errand, Report, some_ports, sources
 from igpt.clusters.doctor.slurm import srun
+from igpt.clusters.ray.config import Elastic, RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 
 CODE = Path("/shared/code/abc")
@@ -292,6 +297,78 @@ def test_nodes_of_different_kinds_or_versions_are_told_apart() -> None:
     assert ("accelerators", "warn", "n0, n1", "no GPU") in found
     assert ("packages", "fail", "n2", "torch 2.0") in found
     assert ("packages", "warn", "n2", "scipy 0.9") in found
+
+
+def test_a_head_that_has_no_workers_needs_no_accelerator() -> None:
+    gpu = {"names": ["A100"], "cuda": "12"}
+    reports = [Report(0, facts(0)), *(Report(rank, facts(rank, devices=gpu)) for rank in (1, 2))]
+    gathered = Gathered(reports, 3, CODE, idle=frozenset({"n0"}))
+    assert bad(gathered, Asked("ray", 1)) == []
+    mixed = diagnose(CLIENT, replace(gathered, idle=frozenset()), Asked("ray", 1))
+    (found,) = [one for one in mixed if one.check == "accelerators" and "n0" in one.where]
+    assert "accelerator_type" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("cluster", "fitting", "why"),
+    [
+        (RayCluster(workers=4, cpus_per_worker=2), 4, None),
+        (RayCluster(workers=Elastic(min=2, max=99), cpus_per_worker=3), 2, None),
+        (RayCluster(workers=5, cpus_per_worker=2), 4, "wants 5 at least"),
+        (RayCluster(workers=3, placement="STRICT_SPREAD"), 2, "wants 3 at least"),
+        (RayCluster(workers=5, placement="STRICT_PACK"), 4, "wants 5 at least"),
+        (
+            RayCluster(workers=1, gpus_per_worker=1, accelerator_type="A100"),
+            *(0, "wants 1 at least: no node has GPU, accelerator_type:A100"),
+        ),
+        (RayCluster(workers=8, cpus_per_worker=1, resources_per_worker={"disk": 0.1}), 10, None),
+    ],
+)
+def test_workers_that_could_never_all_be_there_are_no_good_sign(
+    cluster: RayCluster, fitting: int, why: str | None
+) -> None:
+    nodes = [{"CPU": 4.0, "memory": 1e9}, {"CPU": 4.0, "disk": 1.0, "node:10.0.0.2": 1.0}]
+    if cluster.resources_per_worker:
+        nodes[1]["CPU"] = 16.0
+    (found,) = workers(cluster, nodes)
+    assert found.found.startswith(f"room for {fitting} workers of {cluster.cpus_per_worker} CPU")
+    assert found.level == ("ok" if why is None else "fail")
+    assert why is None or found.found.endswith(why)
+    assert bool(found.mend) == (why is not None)
+
+
+def test_a_sum_over_some_of_the_nodes_leaves_no_other_behind() -> None:
+    """By gloo both times: NCCL needs GPUs, and the nodes that have none are not to wait for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    order = {"world": 3, "address": "127.0.0.1", "port": port, "interface": "lo"}
+    order["sums"] = [("gloo", [0, 1, 2]), ("other", [1, 2])]
+    text = Path(str(compute.__file__)).read_text().replace("backend=backend", 'backend="gloo"')
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = []
+    try:
+        for rank, process in enumerate(ranks):
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(order | {"rank": rank}) + "\n")
+            process.stdin.flush()
+        for process in ranks:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            said.append(next(json.loads(line) for line in lines if '"reduce"' in line)["reduce"])
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    member = ["gloo", "interface", "other"]
+    assert [sorted(one) for one in said] == [["gloo", "interface"], member, member]
+    assert all("seconds" in one["gloo"] for one in said)
+    assert all("seconds" in one["other"] for one in said[1:])
 
 
 def test_a_python_that_is_too_old_or_another_is_named() -> None:

@@ -36,8 +36,10 @@ pytestmark = pytest.mark.timeout(400)
 _CALLER = """
 import json, os, signal, sys, time
 from pathlib import Path
+from igpt.sweeps import ray_tune
 from igpt.sweeps.ray_tune import run_trials
 
+ray_tune._TELL_SECONDS = 0.1
 folder = Path(sys.argv[1])
 heard = []
 signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -54,12 +56,18 @@ def finished(number, host):
     done.append([number, host])
     os.kill(os.getpid(), signal.SIGTERM)
 
-done = []
+done, signs = [], []
 errors = run_trials(
-    trial, [0, 1, 2, 3], cpus=1, dashboard=False, stop=lambda: False, finished=finished
+    trial,
+    [0, 1, 2, 3],
+    cpus=1,
+    dashboard=False,
+    stop=lambda: False,
+    finished=finished,
+    waiting=lambda: signs.append(len(done)),
 )
 time.sleep(4)  # Ray's own handler would abort the process three seconds after a TERM
-print(json.dumps({"done": done, "errors": errors, "heard": heard}))
+print(json.dumps({"done": done, "errors": errors, "heard": heard, "signs": signs}))
 """
 
 
@@ -113,6 +121,7 @@ def test_trials_run_on_the_cluster_that_the_environment_names_and_leave_it_there
     assert [number for number, _ in said["done"]] == [0, 2, 3]
     assert said["errors"] == ["ValueError: one is wrong"]
     assert len(said["heard"]) == 3  # a signal is ours, with Ray or without
+    assert 0 in said["signs"]  # before any trial has ended
     seen = [json.loads((folder / f"{number}.json").read_text()) for number in (0, 2, 3)]
     assert all(one["ended"] <= other["begun"] for one, other in pairwise(seen))
     # The cluster has two CPUs, and credentials of its own.

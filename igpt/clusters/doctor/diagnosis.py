@@ -54,7 +54,7 @@ def diagnose(client: Report | None, gathered: Gathered, asked: Asked) -> list[Fi
         *clock(client, reports),
         *names(reports),
         *ports(reports),
-        *accelerators(reports, asked),
+        *accelerators([one for one in reports if one.name not in gathered.idle] or reports, asked),
         *all_reduce(reports),
     ]
     if len(reports) > 1 or client is not None:
@@ -226,7 +226,8 @@ def accelerators(reports: Sequence[Report], asked: Asked) -> list[Finding]:
             findings.append(Finding("accelerators", "warn", report.name, found, mend))
     kinds = {name: ", ".join(sorted(set(one))) for name, one in seen.items()}
     if len(set(kinds.values())) > 1 and not findings:
-        mend = "The slowest sets the pace: choose one kind by `constraint` or `partition`"
+        by = "`accelerator_type`" if asked.kind == "ray" else "`constraint` or `partition`"
+        mend = f"The slowest sets the pace: choose one kind by {by}"
         texts = {name: kind or "no GPU" for name, kind in kinds.items()}
         findings += grouped("accelerators", "warn", texts, mend)
     if asked.device and not findings:

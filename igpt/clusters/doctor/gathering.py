@@ -52,6 +52,7 @@ class Gathered:
     trouble: str = ""  # why there are not as many reports as nodes
     mend: str = ""
     findings: Sequence[Finding] = ()  # the gatherer's own
+    idle: frozenset[str] = frozenset()  # nodes on which no worker of a run would be
 
 
 Gatherer = Callable[[ClusterConfig, Errand, float, Say], Gathered]

@@ -102,6 +102,7 @@ def _among_others(
         speaker.say(reduce={"skipped": {"missing": missing, "unready": unready}})
         compute.ask({})
         return
+    having = sorted(rank for rank, one in ready.items() if one["gpus"])
     compute.ask(
         {
             "rank": options.rank,
@@ -109,7 +110,7 @@ def _among_others(
             "address": places["addresses"][0],
             "port": ready[0]["port"],
             "interface": options.interface,
-            "nccl": all(one["gpus"] for one in ready.values()),
+            "sums": [("gloo", sorted(ready)), *([("nccl", having)] if having else [])],
         }
     )
     speaker.say(reduce=compute.answer("reduce", _REDUCE))

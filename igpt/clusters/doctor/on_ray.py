@@ -33,7 +33,7 @@ def main() -> None:
     nodes = sorted((one for one in known if one["Alive"]), key=lambda one: str(one["NodeID"]))
     names = [node["NodeManagerHostname"] for node in nodes]
     addresses = [node["NodeManagerAddress"] for node in nodes]
-    say(json.dumps({"nodes": names}))
+    say(json.dumps({"nodes": names, "resources": [node["Resources"] for node in nodes]}))
     ports = errand["ports"]
     places = json.dumps({"names": names, "addresses": addresses, "ports": ports}) + "\n"
     begin = ray.remote(num_cpus=0, max_retries=0, num_returns="streaming")(examine)
@@ -56,7 +56,7 @@ def examine(command: list[str], text: str) -> Iterator[str]:
     """On a node: what its examination says, line by line."""
     variables = {**os.environ, "PYTHONSAFEPATH": "1"}
     if not variables.get("CUDA_VISIBLE_DEVICES"):
-        variables.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides what this task did not ask for
+        variables.pop("CUDA_VISIBLE_DEVICES", None)  # where a Ray hides what was not asked for
     inherited = variables.get("PYTHONPATH", "").split(os.pathsep)
     here = ("", os.getcwd())  # where this text is, and nothing of the run's
     variables["PYTHONPATH"] = os.pathsep.join(path for path in inherited if path not in here)

@@ -129,9 +129,10 @@ def _broken(reports: Sequence[Report]) -> list[Finding]:
             mend = "Install it again there, for this system; or see what `setup` has to load"
             findings.append(Finding("packages", "fail", report.name, found, mend))
         # Without torch nothing else is known; the rest is only slow to start.
-        for level, fact in (("fail", devices), ("warn", said if "end" in report.facts else {})):
-            if "late" in fact:
-                findings.append(Finding("packages", level, report.name, fact["error"], _SLOW))
+        if "late" in devices:
+            findings.append(Finding("packages", "fail", report.name, devices["error"], _SLOW))
+        if "late" in said and "end" in report.facts:
+            findings.append(Finding("packages", "warn", report.name, said["error"], _SLOW))
     return findings
 
 

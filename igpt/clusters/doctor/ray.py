@@ -5,12 +5,15 @@ file. Its text goes along, and is all that a node needs (`on_ray`).
 """
 
 import json
+import math
 import shlex
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from igpt.clusters.base import ClusterConfig
+from igpt.clusters.doctor.finding import EVERYWHERE, Finding
 from igpt.clusters.doctor.gathering import NODE_SECONDS, Gathered, Say
 from igpt.clusters.doctor.report import Collector, Errand, arguments, boot, sources
 from igpt.clusters.ray import client
@@ -28,6 +31,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self.nodes: list[str] = []
+        self.resources: list[dict[str, float]] = []  # of each node, all that it has
         self.other: list[str] = []  # lines that are not of `on_ray`
         self.spoken: list[tuple[float, str]] = []  # by the head's clock
         self._ahead = float("-inf")  # of the head, against this machine
@@ -44,7 +48,8 @@ class Transcript:
             # It came later than it was said, so the greatest difference is the closest.
             self._ahead = max(self._ahead, float(moment) - now)
             if text.startswith('{"nodes"'):
-                self.nodes = json.loads(text)["nodes"]
+                said = json.loads(text)
+                self.nodes, self.resources = said["nodes"], said["resources"]
             elif text and not text.startswith('{"ended"'):
                 self.spoken.append((float(moment), text))
         self._read = len(whole)
@@ -76,7 +81,44 @@ def gather(cluster: ClusterConfig, errand: Errand, wait: float, say: Say) -> Gat
         trouble = "; ".join([*transcript.other[-4:], *collector.other[-4:]])
     mend = "" if transcript.nodes else "`python` of the cluster file has to be one that has Ray"
     nodes = max(len(transcript.nodes), 1)
-    return Gathered(collector.reports(), nodes, trouble=trouble, mend=mend if trouble else "")
+    room = [capacity(own, cluster.each()) for own in transcript.resources]
+    return Gathered(
+        collector.reports(),
+        nodes,
+        trouble=trouble,
+        mend=mend if trouble else "",
+        findings=workers(cluster, transcript.resources) if transcript.nodes else (),
+        idle=frozenset(name for name, one in zip(transcript.nodes, room, strict=True) if not one),
+    )
+
+
+def capacity(own: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many workers a node has room for when nobody else is there."""
+    return min(math.floor(own.get(name, 0.0) / amount + 1e-9) for name, amount in each.items())
+
+
+def workers(cluster: RayCluster, nodes: Sequence[Mapping[str, float]]) -> list[Finding]:
+    """Whether the workers that a run cannot do without could ever be there.
+
+    nodes: all that each has, by resource.
+    """
+    each = cluster.each()
+    room = [capacity(own, each) for own in nodes]
+    fitting = {
+        "STRICT_PACK": max(room, default=0),
+        "STRICT_SPREAD": sum(map(bool, room)),
+    }.get(cluster.placement, sum(room))
+    found = f"room for {fitting} workers of {cluster.each_in_words} each, if nobody else is there"
+    if fitting >= cluster.least_workers:
+        return [Finding("workers", "ok", EVERYWHERE, found)]
+    lacking = [name for name in each if not any(name in own for own in nodes)]
+    why = f": no node has {', '.join(lacking)}" if lacking else ""
+    mend = (
+        "A run would wait for ever, unless an autoscaler adds nodes: change workers, what each"
+        " gets, or placement in the cluster file (`ray status` on the head shows what there is)"
+    )
+    found = f"{found}; the cluster file wants {cluster.least_workers} at least{why}"
+    return [Finding("workers", "fail", EVERYWHERE, found, mend)]
 
 
 def _pack(folder: Path, errand: Errand) -> None:

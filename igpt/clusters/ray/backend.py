@@ -39,12 +39,7 @@ class RayBackend:
     def plan(self, launch: Launch) -> Plan:
         """The submission, as the Jobs SDK gets it."""
         cluster = self.cluster
-        each = ", ".join(f"{amount:g} {name}" for name, amount in cluster.each().items())
-        if isinstance(cluster.workers, int):
-            count = f"{cluster.workers} workers"
-        else:
-            count = f"{cluster.workers.min} to {cluster.workers.max} workers, as there is room,"
-        facts = {"cluster": f"ray at {cluster.server}: {count} x {each}"}
+        facts = {"cluster": f"ray at {cluster.server}: {cluster.wanted}"}
         code = None if launch.code is None else f"<the code {launch.code[:12]}>"
         job = f"{launch.run_id}-<8 characters>-a{launch.attempt}"
         return Plan(facts, json.dumps(submission(cluster, launch, job, code), indent=2))

@@ -151,6 +151,19 @@ class RayCluster(ClusterConfig):
             reserved[f"accelerator_type:{self.accelerator_type}"] = 0.001
         return reserved | self.resources_per_worker
 
+    @property
+    def wanted(self) -> str:
+        """The workers of a run, in words."""
+        if isinstance(self.workers, int):
+            return f"{self.workers} workers x {self.each_in_words}"
+        both = f"{self.workers.min} to {self.workers.max}"
+        return f"{both} workers, as there is room, x {self.each_in_words}"
+
+    @property
+    def each_in_words(self) -> str:
+        """What Ray reserves for each worker, for people."""
+        return ", ".join(f"{amount:g} {name}" for name, amount in self.each().items())
+
     def backend(self) -> Backend:
         """The Ray backend."""
         from igpt.clusters.ray.backend import RayBackend  # which knows this class

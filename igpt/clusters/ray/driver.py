@@ -12,8 +12,10 @@ import os
 import platform
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from igpt.clusters.attempts import wait_for_others, work_off
+from igpt.clusters.node import heartbeat
 from igpt.clusters.outcome import insist
 from igpt.clusters.ray.backend import job_id
 from igpt.clusters.ray.config import RayCluster, ray_at
@@ -23,16 +25,20 @@ from igpt.runs import events as ev
 from igpt.runs.failures import Verdict
 from igpt.runs.record import run_at
 
+if TYPE_CHECKING:
+    from igpt.clusters.ray.room import Size
+
 log = logging.getLogger("igpt")
 
-#: Read by Ray when it is imported. In this order: the run has a page of its own in the dashboard;
+#: Read by Ray when it is imported. In this order: the run's state is served by the dashboard;
 #: workers stay in the folder with the code; drained nodes are ours to look for; what has become of
-#: the workers is asked every second; no reports to its makers.
+#: the workers is asked four times a second, so that a run that has ended soon gives back what it
+#: had; no reports to its makers.
 _SETTINGS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 #: Seconds between looks at the record.
@@ -47,21 +53,35 @@ def main(run_uri: str, attempt: int) -> int:
     cluster = insist(partial(ray_at, run, attempt))
     insist(partial(_record_launch, run, attempt))
     if wait_for_others(run, attempt, cluster, requests):
-        work_off(run, attempt, cluster, requests, partial(_work, run, cluster, requests))
+        work_off(run, attempt, cluster, requests, Work(run, cluster, requests))
     return insist(partial(_exit_code, run))
 
 
-def _work(run: Run, cluster: RayCluster, requests: Requests, attempt: int) -> Verdict:
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray  # takes seconds: after the launch is recorded
+class Work:
+    """Carries out attempts of a run, one after the other, on the Ray that this node is part of."""
 
-    from igpt.clusters.ray.fitting import fit
+    def __init__(self, run: Run, cluster: RayCluster, requests: Requests) -> None:
+        self.run = run
+        self.cluster = cluster
+        self.requests = requests
+        self.size: Size | None = None
 
-    if not ray.is_initialized():
-        ray.init(address="auto", log_to_driver=True)
-        requests.listen()
-    return fit(run, attempt, cluster, partial(requests.of, attempt))
+    def __call__(self, attempt: int) -> Verdict:
+        """One attempt, to its end."""
+        insist(partial(heartbeat, self.run, attempt, "queued", {}))  # what follows takes seconds
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        from igpt.clusters.ray.fitting import fit
+        from igpt.clusters.ray.room import Size
+
+        self.size = self.size or Size()
+        if not ray.is_initialized():
+            ray.init(address="auto", log_to_driver=True)
+            self.requests.listen()
+        asked_to_stop = partial(self.requests.of, attempt)
+        return fit(self.run, attempt, self.cluster, self.size, asked_to_stop)
 
 
 def _record_launch(run: Run, attempt: int) -> None:

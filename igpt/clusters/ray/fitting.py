@@ -7,41 +7,28 @@ have in use, and to grow it would end the workers and start from the last checkp
 ranks to save first, so that no step is lost.
 """
 
-import logging
 import os
-import secrets
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import ray
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from igpt.clusters.outcome import insist
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.ray.orphans import wait_for_orphans
-from igpt.clusters.ray.rank import (
-    Meeting,
-    describe_place,
-    meeting_to_json,
-    remember_meeting,
-    train,
-)
-from igpt.clusters.ray.room import workers_for
+from igpt.clusters.ray.rank import train
+from igpt.clusters.ray.ranks import ByRanks
+from igpt.clusters.ray.room import Size, no_trials, workers_for
 from igpt.clusters.ray.verdict import verdict_of
 from igpt.clusters.ray.watch import Watch
 from igpt.jobs.base import find_job
 from igpt.runs import Run
 from igpt.runs.failures import FailureClass, Verdict
-
-log = logging.getLogger("igpt")
 
 #: How often Ray Train itself tries to start the workers again.
 _STARTS = 3
@@ -50,35 +37,11 @@ _END_SECONDS = 60.0
 _TICK = 0.2
 
 
-class Rendezvous(Backend):
-    """Tells all workers who they are and where their ranks meet; the group is the ranks' own."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Called by Ray Train when all workers are there, in the order of ranks."""
-        places = worker_group.execute(describe_place)
-        meeting = Meeting(secrets.token_hex(8), tuple(places))
-        worker_group.execute(remember_meeting, meeting_to_json(meeting))
-
-
-class ByRanks(TorchConfig):
-    """No process group in Ray's own workers, and no torch: only their ranks compute."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """What prepares the workers."""
-        return Rendezvous
-
-    @property
-    def train_func_context(self) -> type[AbstractContextManager[None]]:
-        """Nothing around the train function: torch would take hold of the device."""
-        return nullcontext
-
-
 @dataclass
 class Fit:
-    """`TorchTrainer.fit` in a thread of its own, so that whoever looks after the run can go on."""
+    """`DataParallelTrainer.fit` in a thread of its own: whoever looks after the run goes on."""
 
-    trainer: TorchTrainer
+    trainer: DataParallelTrainer
     error: Exception | None = None
     thread: threading.Thread = field(init=False)
 
@@ -94,20 +57,30 @@ class Fit:
 
 
 def fit(
-    run: Run, attempt: int, cluster: RayCluster, asked_to_stop: Callable[[], str | None]
+    run: Run,
+    attempt: int,
+    cluster: RayCluster,
+    size: Size,
+    asked_to_stop: Callable[[], str | None],
 ) -> Verdict:
     """Works on one attempt to its end. Ray must be connected.
 
+    size: what the attempts before have found out of the room there is; this one adds to it.
     asked_to_stop: whether the run as a whole is to stop; the ranks find most reasons by themselves.
     """
-    watch = Watch(run, attempt, cluster)
+    watch = Watch(run, attempt, cluster, size)
     goes_on = partial(_goes_on, watch, asked_to_stop)
     spreads = find_job(insist(run.spec).job).ray  # over the cluster, by itself
     least, most = (1, 1) if spreads else (cluster.least_workers, cluster.most_workers)
+    if spreads:
+        watch.waits_for = f"1 worker x {cluster.each_in_words}"
+        if reason := no_trials(cluster.each()):
+            return Verdict("failed", FailureClass.USER_ERROR, reason)
     wait_for_orphans(run, attempt, cluster.grace_seconds, goes_on)
-    workers = workers_for(cluster.each(), cluster.placement, least, most, goes_on)
+    workers = workers_for(cluster.each(), cluster.placement, least, most, goes_on, size.hoped)
     if not workers:
         return Verdict("stopped", FailureClass.PREEMPTED, "stopped before it began")
+    size.begin(workers)
     watch.may_grow = workers < most
     # The least may have to be waited for; of more, some may have gone to others meanwhile.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "604800" if workers == least else "60"
@@ -124,19 +97,21 @@ def fit(
     return verdict_of(run, attempt, error, watch.asked)
 
 
-def trainer(run: Run, attempt: int, cluster: RayCluster, workers: int, folder: str) -> TorchTrainer:
+def trainer(
+    run: Run, attempt: int, cluster: RayCluster, workers: int, folder: str
+) -> DataParallelTrainer:
     """What is started. folder: for Ray Train's own notes, which nobody reads again."""
-    return TorchTrainer(
+    return DataParallelTrainer(
         train,
         train_loop_config={"run": run.uri, "attempt": attempt},
-        torch_config=ByRanks(),
+        backend_config=ByRanks(),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=cluster.each(),
             placement_strategy=cluster.placement,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type] # which names V1's and takes V2's
             name=f"{run.id}-a{attempt}",
             storage_path=folder,
             failure_config=FailureConfig(

@@ -128,11 +128,11 @@ def _environment(
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         **interfaces(meeting.places[0].address, first=rank == 0, chosen=cluster.network_interface),
     }
-    if cluster.gpus_per_worker:
-        # Ray Train shows a worker the devices of all workers of its node; a rank uses its own.
-        own = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     here = ray.get_runtime_context()
+    # Ray does not hide the devices of others from who asked for none, and Ray Train shows a worker
+    # those of all workers of its node; a rank uses its own.
+    own = here.get_accelerator_ids().get("GPU", []) if cluster.gpus_per_worker else []
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     if shared:
         environment["RAY_ADDRESS"] = here.gcs_address
         environment["IGPT_RAY_RUNTIME_ENV"] = json.dumps(_handed_on(dict(here.runtime_env)))

@@ -10,7 +10,7 @@ import ray.exceptions
 from igpt.clusters.node import DELETED, FENCED, heartbeat
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.ray.rank import Meeting, read_meeting
-from igpt.clusters.ray.room import draining, others_wait, room_for
+from igpt.clusters.ray.room import Size, draining, others_wait, room_for
 from igpt.clusters.requests import ask_to_stop
 from igpt.errors import IgptError, NotFound
 from igpt.runs import Run
@@ -24,22 +24,27 @@ DRAINED = "is being drained"
 _PATIENCE_SECONDS = 60.0
 #: Seconds between looks at nodes that are about to be taken away.
 _DRAIN_SECONDS = 2.0
+#: So long there has to be room for more before the ranks make way: what others just start is gone.
+_SURE_SECONDS = 4.0
 
 
 class Watch:
     """One attempt, as its driver sees it. may_grow: whether more workers than now are wanted."""
 
-    def __init__(self, run: Run, attempt: int, cluster: RayCluster) -> None:
+    def __init__(self, run: Run, attempt: int, cluster: RayCluster, size: Size) -> None:
         self.run = run
         self.attempt = attempt
         self.cluster = cluster
+        self.size = size
         self.may_grow = False
         self.meeting: Meeting | None = None
         self.asked: str | None = None  # why the ranks were asked to stop, by us
         self._wanted: str | None = None  # why they are to be asked
         self._ordered: float | None = None  # since when the run is to stop
         self._gone = False  # the record is another's, or deleted: nothing is written any more
+        self.waits_for = cluster.wanted
         self._due: dict[str, float] = {}
+        self._room_since: float | None = None  # for more workers, seen without a break
 
     @property
     def lost_patience(self) -> bool:
@@ -65,7 +70,8 @@ class Watch:
     def beat(self) -> None:
         """Before the workers are there, the sign of life is ours."""
         if self._every("beat", self.cluster.heartbeat_seconds / 2) and not self._gone:
-            self._write(partial(heartbeat, self.run, self.attempt, "queued", {}))
+            wanted = {"waiting_for": f"room: {self.waits_for}"}
+            self._write(partial(heartbeat, self.run, self.attempt, "queued", wanted))
 
     def find_meeting(self) -> None:
         """Finds out whether the workers are there."""
@@ -73,7 +79,7 @@ class Watch:
             return
         try:
             self.meeting = read_meeting(self.run, self.attempt)
-            self._due["resize"] = time.monotonic() + self.cluster.resize_seconds
+            self._due["resize"] = time.monotonic() + self._resize_seconds
         except NotFound:
             self.beat()
         except IgptError as error:
@@ -84,7 +90,7 @@ class Watch:
         try:
             if self._every("drain", _DRAIN_SECONDS):
                 self.make_way(meeting)
-            if self.may_grow and self._every("resize", self.cluster.resize_seconds):
+            if self.may_grow and self._every("resize", self._resize_seconds):
                 self.grow(meeting)
         except (ray.exceptions.RayError, RuntimeError) as error:
             log.warning("Ray cannot be asked: %s", error)
@@ -97,13 +103,23 @@ class Watch:
             self._wanted = f"{', '.join(sorted(hosts))} {DRAINED}"
 
     def grow(self, meeting: Meeting) -> None:
-        """Where there is room for more ranks, and nobody else waits for it, they are to save."""
+        """Where there is room for more ranks, and nobody else waits for it, they are to save.
+
+        What is seen once may be gone the next second, so it is looked at again soon.
+        """
         now = len(meeting.places)
         nodes = {place.node for place in meeting.places}
         room = room_for(self.cluster.each(), self.cluster.placement, nodes)
         possible = min(self.cluster.most_workers, now + room)
-        if possible > now and self._has_moved() and not others_wait():
-            self._wanted = f"there is room for {possible} workers, {now} are at work"
+        if possible <= now or others_wait() or not self._has_moved():
+            self._room_since = None
+            return
+        since = self._room_since = self._room_since or time.monotonic()
+        if time.monotonic() - since < _SURE_SECONDS:
+            self._due["resize"] = time.monotonic() + _SURE_SECONDS / 4
+            return
+        self.size.hope(possible)
+        self._wanted = f"there is room for {possible} workers, {now} are at work"
 
     def ask(self, reason: str) -> None:
         """Makes the ranks save and stop."""
@@ -114,6 +130,10 @@ class Watch:
             return
         log.info("asked the ranks to stop: %s", reason)
         self.asked = reason
+
+    @property
+    def _resize_seconds(self) -> float:
+        return self.size.seconds(self.cluster.resize_seconds)
 
     def _has_moved(self) -> bool:
         """Whether this attempt has made a step: else it would do nothing but start."""
