@@ -25,13 +25,13 @@ from tests.support import study
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import Slurm
 
-#: Long enough for something to happen in between: some 20 s on two idle cores.
+#: Long enough for something to happen in between: some 13 s on two idle cores.
 LONG = (
-    "schedule.steps=1200",
+    "schedule.steps=800",
     "model.width=64",
     "batch.global=24",
     "checkpoints.every_steps=100",
-    "validation.every=600",
+    "validation.every=400",
     "sync_every=2",
 )
 

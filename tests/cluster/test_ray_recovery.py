@@ -32,12 +32,6 @@ def straight(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     return scenario.yardstick(digits, scenario.base_folder(tmp_path_factory), *LONG)
 
 
-@pytest.fixture
-def planned(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """The token digests of the undisturbed run."""
-    return scenario.planned(digits, scenario.base_folder(tmp_path_factory), *LONG)
-
-
 def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_step(
     ray_hosts: RayHosts, root: Store, straight: dict[int, float]
 ) -> None:
@@ -64,10 +58,11 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
 
 @pytest.mark.parametrize("ray_hosts", [THREE], indirect=True)
 def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
-    ray_hosts: RayHosts, root: Store, straight: dict[int, float], planned: dict[int, str]
+    ray_hosts: RayHosts, root: Store, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    longer = (*LONG, "schedule.steps=1400")  # a node has to come back meanwhile
     elastic = on_ray(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=2)
-    run = study.start(root, elastic, *LONG, "checkpoints.every_steps=50")
+    run = study.start(root, elastic, *longer, "checkpoints.every_steps=50")
     study.reached(run, 100)
     assert run.claims()[0].workers == 3
     ray_hosts.kill_node("w2")
@@ -84,8 +79,9 @@ def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     assert scenario.last_step(run, 2) == run.claims()[2].start_step  # nothing was lost
     assert scenario.ended(run).state is RunState.FINISHED, scenario.story(run)
     assert scenario.kinds(run)[ev.FAILED] == 1
-    assert study.digests(run) == planned
-    losses = study.losses(run)
+    base = scenario.base_folder(tmp_path_factory)
+    assert study.digests(run) == scenario.planned(digits, base, *longer)
+    losses, straight = study.losses(run), scenario.yardstick(digits, base, *longer)
     assert max(abs(losses[step] - straight[step]) for step in range(1, 21)) < 1e-5
 
 

@@ -115,8 +115,9 @@ class Watch:
             self._room_since = None
             return
         since = self._room_since = self._room_since or time.monotonic()
-        if time.monotonic() - since < _SURE_SECONDS:
-            self._due["resize"] = time.monotonic() + _SURE_SECONDS / 4
+        sure = min(_SURE_SECONDS, self.cluster.resize_seconds)
+        if time.monotonic() - since < sure:
+            self._due["resize"] = time.monotonic() + sure / 4
             return
         self.size.hope(possible)
         self._wanted = f"there is room for {possible} workers, {now} are at work"
