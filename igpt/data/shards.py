@@ -67,7 +67,8 @@ def write_shards(
     `validation_fraction` and `test_fraction` of the training images are held out where the source
     lacks that split. `crops` samples are made of each training image, by random crops unless
     `augment` is off (see `igpt.data.preprocessing`). `bad_images` images may be unreadable; they
-    are listed in the index. `progress(done, total)` counts the samples of this rank.
+    are listed in the index. `progress(done, total)` counts the samples of this rank, and is
+    repeated while others are waited for; what it raises ends the work, with finished shards kept.
 
     The same output, finished, is returned as it is; half-finished, it is gone on with. Raises
     UserError where it was begun with other options, another source or palette, and for more bad
@@ -103,7 +104,8 @@ def write_shards(
             count.add(len(shard.images))
 
     names = {part_key(shard) for shard in plan}
-    _wait(store, names if rank == 0 else names | {INDEX}, timeout, clock, sleep)
+    wanted = names if rank == 0 else names | {INDEX}
+    _wait(store, wanted, timeout, clock, sleep, lambda: count.add(0))
     if rank == 0:
         parts = [read_part(store, shard) for shard in plan]
         for part in parts:
@@ -237,8 +239,12 @@ def _wait(
     timeout: float,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
+    tick: Callable[[], None],
 ) -> None:
-    """Returns once the store holds all of `wanted`; the clock starts anew with each that comes."""
+    """Returns once the store holds all of `wanted`; the clock starts anew with each that comes.
+
+    tick: called at each look; what it raises ends the wait.
+    """
     missing, since = len(wanted) + 1, clock()
     while True:
         left = wanted - {found.key for found in store.objects()}
@@ -252,6 +258,7 @@ def _wait(
                 f"{timeout:.0f} seconds, the first is {min(left - {INDEX} or left)}",
                 mend="Start the same job again: finished shards are kept",
             )
+        tick()
         sleep(_POLL)
 
 

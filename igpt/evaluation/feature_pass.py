@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from igpt.errors import DataCorrupt, IgptError, UserError
 from igpt.evaluation.features import MEND, Chunk, SplitIndex, read_index
+from igpt.model.config import ModelConfig
 from igpt.storage import Store
 from igpt.storage.files import explained
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 _LARGEST = float(np.finfo(np.float16).max)
 _POLL = 2.0  # seconds between two looks at the store
+#: What a chunk may take, as an interruption costs as much: 250 s at 1 TFLOP/s.
+_CHUNK_FLOPS = 2.5e14
+_LARGEST_CHUNK, _SMALLEST_CHUNK = 4096, 32  # images
+#: A folder of more chunks is slow to list and to read. So each may take longer, in a pass that has
+#: days of work.
+_MOST_CHUNKS = 2000
 
 #: The files of a split, and the rows that each holds.
 _Plan = list[tuple[str, range]]
@@ -46,6 +53,22 @@ def model_digest(model: "ImageGPT") -> str:
     return total.hexdigest()
 
 
+def chunk_size(model: ModelConfig, samples: int) -> int:
+    """Images of one chunk of a split of `samples`: 4,096, halved until they take a few minutes.
+
+    It depends on model and data alone, so that all workers and attempts agree on the chunks.
+    """
+    each = model.positions * model.training_flops_per_token() / 3  # a pass without gradients
+    chunk = _LARGEST_CHUNK
+    while (
+        chunk > _SMALLEST_CHUNK
+        and chunk * each > _CHUNK_FLOPS
+        and samples <= _MOST_CHUNKS * (chunk // 2)
+    ):
+        chunk //= 2
+    return chunk
+
+
 def write_features(
     model: "ImageGPT",
     data: "Dataset",
@@ -53,7 +76,7 @@ def write_features(
     store: Store,
     *,
     batch: int = 128,
-    chunk: int = 4096,
+    chunk: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     device: str = "cpu",
@@ -64,10 +87,12 @@ def write_features(
 ) -> int:
     """Writes this rank's chunks of a split to `store`, the folder of one key; returns how many.
 
-    Chunk c, of `chunk` samples, is computed by rank c % world_size, `batch` images at once, with
-    the model as it is but moved to `device`. Chunks that are there already are passed over.
-    `progress(done, total)` counts the samples of this rank. Rank 0 waits for the others' chunks and
-    writes the index; the others return before that.
+    Chunk c, of `chunk` samples (None: `chunk_size`), is computed by rank c % world_size, `batch`
+    images at once but of one chunk, with the model as it is but moved to `device`. Chunks that are
+    there already are passed over. `progress(done, total)` counts the samples of this rank, batch by
+    batch; what it raises ends the pass, and of a chunk that is not finished nothing is kept. Rank 0
+    waits for the others' chunks, while it repeats its last progress, and writes the index; the
+    others return before that.
 
     Raises UserError where the data does not fit the model, NotFound for a split that there is not,
     IgptError for features that float16 cannot hold, and where no other rank has finished a chunk
@@ -94,28 +119,37 @@ def write_features(
         return 0
 
     model.to(device)
-    plan = [
-        (f"{split}-{number:06d}.npy", range(first, min(first + chunk, samples)))
-        for number, first in enumerate(range(0, samples, chunk))
-    ]
+    plan = _plan(split, samples, chunk or chunk_size(model.config, samples))
     mine = plan[rank::world_size]
     finished = _finished(store, mine)
     done, total = 0, sum(len(rows) for _, rows in mine)
+
+    def tell(more: int = 0) -> None:
+        if progress is not None:
+            progress(done + more, total)
+
     for name, rows in mine:
         if name not in finished:
-            _write_chunk(model, data, split, store, name, rows, batch, device)
+            _write_chunk(model, data, split, store, name, rows, batch, device, tell)
         done += len(rows)
-        if progress is not None:
-            progress(done, total)
+        tell()
     if rank == 0:
         index = SplitIndex(
             samples=samples,
             layers=model.config.layers + 1,
             width=model.config.width,
-            chunks=tuple(_wait(store, plan, timeout, clock, sleep)),
+            chunks=tuple(_wait(store, plan, timeout, clock, sleep, tell)),
         )
         store.put(f"{split}.json", (index.model_dump_json(indent=1) + "\n").encode())
     return len(mine) - len(finished)
+
+
+def _plan(split: str, samples: int, chunk: int) -> _Plan:
+    """The chunks of a split. Those of another size have other names, and are never mixed in."""
+    return [
+        (f"{split}-{chunk}-{number:06d}.npy", range(first, min(first + chunk, samples)))
+        for number, first in enumerate(range(0, samples, chunk))
+    ]
 
 
 def _write_chunk(
@@ -127,8 +161,9 @@ def _write_chunk(
     rows: range,
     batch: int,
     device: str,
+    tell: Callable[[int], None],
 ) -> None:
-    """Writes the chunk and then what is in it."""
+    """Writes the chunk and then what is in it; tells how many samples of it are done before."""
     import torch
 
     shape = (model.config.layers + 1, len(rows), model.config.width)
@@ -142,6 +177,8 @@ def _write_chunk(
             pooled = model.features(tokens).float().cpu().numpy()
             _check_range(pooled)
             features[:, start : start + len(numbers)] = pooled
+            if start + batch < len(rows):  # else it is told when the chunk is there
+                tell(start + batch)
         with explained("written", path):
             features.flush()
             del features
@@ -195,8 +232,12 @@ def _wait(
     timeout: float,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
+    tick: Callable[[], None],
 ) -> list[Chunk]:
-    """All chunks of the plan, once they are there; the clock starts anew with each that comes."""
+    """All chunks of the plan, once they are there; the clock starts anew with each that comes.
+
+    tick: called at each look; what it raises ends the wait.
+    """
     found: dict[str, Chunk] = {}
     since = clock()
     while True:
@@ -213,6 +254,7 @@ def _wait(
                 f"{timeout:.0f} seconds, the first is {missing[0]}",
                 mend="Start the same job again: finished chunks are kept",
             )
+        tick()
         sleep(_POLL)
 
 

@@ -4,8 +4,9 @@ Chen et al., "Generative Pretraining from Pixels" (ICML 2020), section 2.4: the 
 are the mean over positions of its normed input (`ImageGPT.features`), L+1 layers with ln_f's. In
 the folder of one key (`features_key`):
 
-    train-000000.npy ...      float16 [L+1, n, d], the samples of a chunk in the data set's order
-    train-000000.json         what is in a finished chunk, written after it
+    train-4096-000000.npy ... float16 [L+1, n, d], the samples of a chunk (here at most 4,096) in
+                              the data set's order
+    train-4096-000000.json    what is in a finished chunk, written after it
     train.json                last, when all chunks of the split are there
 
 A split's numbers are the data set's, so row i belongs to `data.labels(split)[i]`.

@@ -78,8 +78,8 @@ class RunSink:
         token) and tokens_per_second. Now and then the log gets a line.
         """
         far = (fields.get("done"), fields["total"], fields.get("unit"))
-        at_end = far[0] == far[1] and far != self._said
-        if self._rank == 0 and (at_end or time.monotonic() - self._logged > LOG_SECONDS):
+        due = far[0] == far[1] or time.monotonic() - self._logged > LOG_SECONDS
+        if self._rank == 0 and due and far != self._said:  # who waits repeats himself
             self._logged, self._said = time.monotonic(), far
             log.info("%s", progress_line(fields))
         if self._scratch is not None:

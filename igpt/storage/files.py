@@ -23,7 +23,10 @@ _AWAY = {
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
     errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
     errno.ENOTCONN,
+    errno.ESHUTDOWN,  # Lustre's word for a client that was evicted
     errno.ESTALE,
     errno.ETIMEDOUT,
 }

@@ -182,7 +182,8 @@ class S3Store:
             try:
                 yield
             except exceptions.ClientError as error:
-                if error_code(error) == "NoSuchKey":
+                # A bare 404 is that of the transfer's own HEAD: it went after we had seen it.
+                if error_code(error) in ("404", "NoSuchKey"):
                     raise self._not_found(key) from None
                 raise
 
@@ -202,10 +203,13 @@ class S3Store:
         try:
             return self._call("head_object", Key=self._name(key))
         except exceptions.ClientError as error:
-            if error_code(error) not in ("404", "NoSuchKey"):
+            if error_code(error) not in ("400", "403", "404", "NoSuchKey"):
                 raise
-        # A HEAD answer has no body that would tell a missing object from a missing bucket.
-        self._call("list_objects_v2", MaxKeys=1)
+            # A HEAD answer has no body that would tell a missing object from a missing bucket, or
+            # keys that have expired from another region. This request has one.
+            self._call("list_objects_v2", MaxKeys=1)
+            if error_code(error) in ("400", "403"):
+                raise
         return None
 
     def _download(self, key: str, file: BinaryIO) -> None:

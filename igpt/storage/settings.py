@@ -23,7 +23,11 @@ def _check_endpoint(endpoint: str) -> str:
         # The endpoint is shown and recorded, so it must hold no secret.
         raise ValueError("an endpoint takes no user name or password")
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        port = parts.port
+    except ValueError:  # no number, or too large a one
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError(f"{endpoint!r} is not an address such as https://s3.example.org:9000")
     return endpoint
 

@@ -269,6 +269,28 @@ def stop_after(samples: int) -> Callable[[int, int], None]:
     return progress
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_shows_life_and_can_be_stopped(tmp_path: Path, rank: int) -> None:
+    seen = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        if len(seen) == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        write(
+            ArraySource(noise(30)),
+            tmp_path,
+            samples_per_shard=20,
+            rank=rank,
+            world_size=3,
+            progress=progress,
+            sleep=lambda seconds: None,
+        )
+    assert len(set(seen[1:])) == 1
+
+
 def test_a_restart_keeps_finished_shards_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole = write(a_source(), tmp_path / "whole")
     with pytest.raises(Stop):

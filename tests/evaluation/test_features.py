@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from igpt.evaluation import (
     open_features,
     write_features,
 )
+from igpt.evaluation.feature_pass import chunk_size
 from igpt.model.config import ModelConfig
 from igpt.model.transformer import ImageGPT
 from igpt.storage import S3Settings, Store, open_store
@@ -110,7 +112,7 @@ def test_a_worker_that_never_comes_is_an_error_that_names_its_chunk(
     model: ImageGPT, data: Dataset, store: Store
 ) -> None:
     clock = Clock()
-    with pytest.raises(IgptError, match=r"2 chunks .* 60 seconds, the first is train-000001"):
+    with pytest.raises(IgptError, match=r"2 chunks .* 60 seconds, the first is train-8-000001"):
         write_features(
             model,
             data,
@@ -139,11 +141,71 @@ def test_interrupted_pass_goes_on_with_the_chunks_that_are_missing(
     with pytest.raises(KeyboardInterrupt):
         write_features(model, data, "train", store, chunk=8, progress=stop)
     assert seen == [(8, 30), (16, 30)]
+    assert len(store.objects()) == 4
     with pytest.raises(NotFound):
         open_features(store)
     assert write_features(model, data, "train", store, chunk=8) == 2
     assert write_features(model, data, "train", store, chunk=8) == 0
     assert close(open_features(store).layer("train", 1), expected(model, data, "train")[1])
+
+
+def test_every_batch_is_told_and_may_be_the_last(
+    model: ImageGPT, data: Dataset, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    seen = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_features(model, data, "train", store, chunk=8, batch=3, progress=stop)
+    assert seen == [3, 6, 8, 11]
+    assert [found.key for found in store.objects()] == ["train-8-000000.json", "train-8-000000.npy"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert write_features(model, data, "train", store, chunk=8, batch=3) == 3
+
+
+def test_rank_0_shows_life_while_it_waits_and_can_be_stopped(
+    model: ImageGPT, data: Dataset, store: Store
+) -> None:
+    seen = []
+
+    def stop(done: int, total: int) -> None:
+        seen.append((done, total))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_features(
+            model,
+            data,
+            "train",
+            store,
+            chunk=8,
+            world_size=2,
+            progress=stop,
+            sleep=lambda seconds: None,
+        )
+    assert seen == [(8, 16), (16, 16), (16, 16), (16, 16), (16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "samples", "chunk"),
+    [
+        ("igpt-s", 8, 1_281_167, 4096),
+        ("igpt-s", 32, 50_000, 1024),
+        ("igpt-m", 32, 50_000, 128),
+        ("igpt-l", 32, 50_000, 64),
+        ("igpt-l", 32, 1_281_167, 1024),  # else there would be tens of thousands of files
+        ("igpt-xl", 64, 10_000, 32),
+    ],
+)
+def test_a_chunk_is_minutes_of_work(name: str, resolution: int, samples: int, chunk: int) -> None:
+    assert chunk_size(ModelConfig.preset(name, resolution=resolution), samples) == chunk
 
 
 @pytest.mark.parametrize("damage", ["part gone", "file gone", "file short"])
@@ -154,9 +216,9 @@ def test_unfinished_chunk_is_computed_again(
     before = digests(store)
     store.delete(["train.json"])
     if damage == "file short":
-        store.put("train-000002.npy", store.get("train-000002.npy")[:-1])
+        store.put("train-8-000002.npy", store.get("train-8-000002.npy")[:-1])
     else:
-        store.delete(["train-000002." + ("json" if damage == "part gone" else "npy")])
+        store.delete(["train-8-000002." + ("json" if damage == "part gone" else "npy")])
     assert write_features(model, data, "train", store, chunk=8) == 1
     assert digests(store) == before
 
@@ -166,8 +228,17 @@ def test_chunks_of_another_size_are_not_taken_for_finished(
 ) -> None:
     write_features(model, data, "train", store, chunk=8)
     store.delete(["train.json"])
-    write_features(model, data, "train", store, chunk=6)
+    before = digests(store)
+    assert write_features(model, data, "train", store, chunk=6) == 5
     assert close(open_features(store).layer("train", 2), expected(model, data, "train")[2])
+    assert before.items() <= digests(store).items()  # somebody else may be at work on those
+
+
+def test_a_finished_split_is_taken_whatever_its_chunks(
+    model: ImageGPT, data: Dataset, store: Store
+) -> None:
+    write_features(model, data, "train", store, chunk=8)
+    assert write_features(model, data, "train", store) == 0
 
 
 @pytest.mark.s3
@@ -186,10 +257,10 @@ def test_remote_features_are_fetched_once_into_the_cache(
 
 def test_damaged_bytes_are_never_returned(model: ImageGPT, data: Dataset, store: Store) -> None:
     write_features(model, data, "train", store, chunk=8)
-    content = bytearray(store.get("train-000001.npy"))
+    content = bytearray(store.get("train-8-000001.npy"))
     content[-5] ^= 1
-    store.put("train-000001.npy", bytes(content))
-    with pytest.raises(DataCorrupt, match=r"train-000001\.npy .*compute them again"):
+    store.put("train-8-000001.npy", bytes(content))
+    with pytest.raises(DataCorrupt, match=r"train-8-000001\.npy .*compute them again"):
         open_features(store).layer("train", 0)
 
 
@@ -199,8 +270,8 @@ def test_damaged_index_and_part_are_said(model: ImageGPT, data: Dataset, store: 
     with pytest.raises(DataCorrupt, match=r"train\.json is not an index"):
         open_features(store)
     store.delete(["train.json"])
-    store.put("train-000000.json", b"nonsense")
-    with pytest.raises(DataCorrupt, match=r"train-000000\.json"):
+    store.put("train-8-000000.json", b"nonsense")
+    with pytest.raises(DataCorrupt, match=r"train-8-000000\.json"):
         write_features(model, data, "train", store, chunk=8)
 
 

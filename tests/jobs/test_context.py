@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,20 @@ def test_every_rank_has_a_file_of_its_own_and_only_rank_0_logs(
     assert json.loads(progress_file(tmp_path, 0).read_text())["done"] == 5
     assert json.loads(progress_file(tmp_path, 1).read_text())["done"] == 6
     assert caplog.messages == ["steps 5/9"]
+
+
+def test_who_waits_shows_life_and_does_not_fill_the_log(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="igpt")
+    monkeypatch.setattr("igpt.jobs.context.LOG_SECONDS", -1.0)
+    told = sink(store, tmp_path, 0)
+    told.progress(done=4, total=9, unit="images")
+    os.utime(progress_file(tmp_path, 0), (0, 0))
+    told.progress(done=4, total=9, unit="images")
+    assert progress_file(tmp_path, 0).stat().st_mtime > 0
+    told.progress(done=5, total=9, unit="images")
+    assert caplog.messages == ["images 4/9", "images 5/9"]
 
 
 def test_every_end_is_logged_and_none_twice(

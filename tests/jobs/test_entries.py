@@ -1,17 +1,29 @@
 """What the small pieces of the entries promise."""
 
 import io
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from igpt.data import open_dataset
 from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.evaluation import open_features
+from igpt.jobs.context import Context, RunSink, Stopped, progress_file
 from igpt.jobs.entries.common import pick_device
+from igpt.jobs.entries.features import make_features
 from igpt.jobs.entries.generate import contact_sheet
 from igpt.jobs.worker import explain
+from igpt.model.config import ModelConfig
+from igpt.model.transformer import ImageGPT
+from igpt.runs.attempts import Claim
 from igpt.runs.failures import FailureClass
+from igpt.runs.record import open_run
+from igpt.storage import Store
 
 
 def test_a_contact_sheet_shows_every_image_with_its_own_pixels() -> None:
@@ -31,6 +43,32 @@ def test_a_device_that_is_not_there_is_refused_when_it_was_asked_for() -> None:
         assert pick_device("auto", 0) == torch.device("cpu")
         with pytest.raises(UserError, match="cuda"):
             pick_device("cuda", 0)
+
+
+def test_a_feature_pass_is_stopped_within_a_chunk(root: Store, tmp_path: Path) -> None:
+    config = ModelConfig(layers=1, width=8, heads=2, resolution=8, colors=16)
+    data = open_dataset(root.sub("data/digits"))
+    run = open_run(root, "tiny-1a2b3c4d")
+    asked = iter([False, False, True])
+
+    def make(stop: Callable[[], bool]) -> str:
+        sink = RunSink(run, 1, tmp_path, 0)
+        context = Context(run, Claim(1, "alone", "here", 1, 0.0), 0, 1, 0, stop, sink)
+        return make_features(
+            context,
+            ImageGPT(config),
+            data,
+            ["train"],
+            batch=8,
+            device=torch.device("cpu"),
+            report=lambda done, total: sink.progress(done=done, total=total, unit="images"),
+        )
+
+    with pytest.raises(Stopped):
+        make(lambda: next(asked))
+    assert json.loads(progress_file(tmp_path, 0).read_text())["done"] == 16
+    assert root.objects("features/") == []
+    assert open_features(root.sub(make(lambda: False))).samples("train") == data.samples("train")
 
 
 @pytest.mark.parametrize(

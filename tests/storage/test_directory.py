@@ -217,12 +217,13 @@ def test_a_full_disk_is_reported_with_what_to_do() -> None:
         file.write(b"1")
 
 
-def test_a_file_system_that_has_gone_away_is_unreachable(store: Store) -> None:
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ESHUTDOWN, errno.ENETUNREACH])
+def test_a_file_system_that_has_gone_away_is_unreachable(store: Store, number: int) -> None:
     with (
         pytest.raises(Unreachable, match="its server answers") as caught,
         explained("read", root(store)),
     ):
-        raise OSError(errno.ESTALE, "stale")
+        raise OSError(number, "away")
     assert caught.value.exit_code == 3
 
 

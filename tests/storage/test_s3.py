@@ -6,7 +6,7 @@ The server is real. What a real one cannot be made to do is done to its answers 
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 import pytest
 
 import igpt.storage.s3 as s3
-from igpt.errors import DataCorrupt, Unreachable
+from igpt.errors import DataCorrupt, NotFound, Unreachable, UserError
 from igpt.storage import S3Settings, Store, check_writable, open_store
 from igpt.storage.s3_client import forget_clients, s3_client
+from tests.support.aws_server import aws_like_server
 from tests.support.proxy import meddling_proxy
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.s3
 
@@ -70,13 +71,11 @@ def test_wrong_credentials_are_told_from_other_errors(
 ) -> None:
     monkeypatch.setenv(variable, "WRONG")
     forget_clients()
-    for name, use in uses(open_store(s3_bucket), tmp_path).items():
+    for use in uses(open_store(s3_bucket), tmp_path).values():
         text = complaint(use)
-        if name not in ("exists", "download"):  # a HEAD answer is bare
-            assert "refuses our credentials" in text
-            assert code in text
-            assert "AWS_SECRET_ACCESS_KEY" in text
-        assert "refuses our" in text
+        assert "refuses our credentials" in text
+        assert code in text
+        assert "AWS_SECRET_ACCESS_KEY" in text
 
 
 def test_no_credentials_are_told_at_once(
@@ -89,6 +88,173 @@ def test_no_credentials_are_told_at_once(
         text = complaint(use)
         assert "needs credentials and there are none" in text
         assert "AWS_ACCESS_KEY_ID" in text
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Rewrites ~/.aws/credentials, where all keys are from then on."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    forget_clients()
+    folder = Path.home() / ".aws"
+    folder.mkdir(exist_ok=True)
+
+    def write(**values: str) -> None:
+        lines = [f"{name} = {value}\n" for name, value in values.items()]
+        (folder / "credentials").write_text("[default]\n" + "".join(lines))
+
+    yield write
+    forget_clients()
+
+
+GOOD = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+
+
+@pytest.mark.parametrize("name", ["get", "upload", "download", "objects", "exists"])
+def test_keys_that_were_refused_are_read_anew(
+    s3_bucket: str, keys: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    store = open_store(s3_bucket)
+    keys(**GOOD)
+    store.put("a", b"1")
+    forget_clients()
+    keys(**GOOD | {"aws_secret_access_key": "old"})
+    use = uses(store, tmp_path)[name]
+    assert "refuses our credentials (SignatureDoesNotMatch" in complaint(use)
+    keys(**GOOD)
+    use()
+
+
+@pytest.mark.parametrize("name", ["get", "put", "upload", "download", "objects", "exists"])
+def test_a_token_that_expires_on_the_way_is_told_and_the_next_one_is_used(
+    keys: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    with aws_like_server() as aws:
+        store = open_store("s3://bucket", S3Settings(endpoint=aws.endpoint, region=aws.region))
+        use = uses(store, tmp_path)[name]
+        keys(**GOOD, aws_session_token="first")
+        aws.token = "first"
+        store.put("a", b"1")
+        aws.token = "second"
+        text = complaint(use)
+        assert "refuses our credentials (ExpiredToken" in text
+        assert "region" not in text
+        keys(**GOOD, aws_session_token="second")
+        use()
+
+
+@pytest.mark.parametrize("refusal", ["none", "AccessDenied"])
+def test_keys_that_were_missing_or_without_rights_are_read_anew(
+    keys: Callable[..., None], refusal: str
+) -> None:
+    with aws_like_server() as aws:
+        aws.refusal = refusal
+        store = open_store("s3://bucket", S3Settings(endpoint=aws.endpoint, region=aws.region))
+        if refusal != "none":
+            keys(**GOOD, aws_session_token="of another account")
+        complaint(lambda: store.get("a"))
+        keys(**GOOD, aws_session_token=aws.token)
+        store.put("a", b"1")
+
+
+@pytest.mark.parametrize("name", ["get", "download", "exists"])
+def test_a_wrong_region_is_told_from_wrong_keys(
+    keys: Callable[..., None], name: str, tmp_path: Path
+) -> None:
+    with aws_like_server() as aws:
+        keys(**GOOD, aws_session_token=aws.token)
+        store = open_store("s3://bucket", S3Settings(endpoint=aws.endpoint, region="us-west-2"))
+        text = complaint(uses(store, tmp_path)[name])
+        assert "is not served in our region, us-west-2 (AuthorizationHeaderMalformed" in text
+        assert "IGPT_S3_REGION" in text
+
+
+def test_a_bare_refusal_of_one_object_is_told_as_it_is(s3_bucket: str, s3_server: S3Server) -> None:
+    open_store(s3_bucket).put("a", b"1")
+    for status, words in (("403 Forbidden", "our account (403"), ("400 Bad", "answered 400")):
+        bare = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        answers = Answers("HEAD", lambda _, bare=bare: bare.encode(), times=99)
+        with meddling_proxy(s3_server.endpoint, answers) as endpoint:
+            store = open_store(s3_bucket, S3Settings(endpoint=endpoint))
+            assert words in complaint(lambda store=store: store.exists("a"))
+
+
+def test_an_object_that_goes_before_it_is_read_is_missing(
+    s3_bucket: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    open_store(s3_bucket).put("a", b"1")
+    heads = iter([False, True])
+    gone = b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    answers = Answers("HEAD", lambda answer: gone if next(heads) else answer, times=2)
+    with meddling_proxy(s3_server.endpoint, answers) as endpoint:
+        store = open_store(s3_bucket, S3Settings(endpoint=endpoint))
+        with pytest.raises(NotFound, match=f"there is no {s3_bucket}/a"):
+            store.download("a", tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("credential_process = /no/such/tool", "/no/such/tool"),
+        ("credential_process = /bin/echo hello", "Expecting value"),
+        ("role_arn = arn:aws:iam::1:role/x\nweb_identity_token_file = /no/token", "/no/token"),
+    ],
+)
+def test_credentials_that_cannot_be_fetched_are_told(
+    lines: str, message: str, tmp_path: Path
+) -> None:
+    forget_clients()
+    folder = Path.home() / ".aws"
+    folder.mkdir()
+    (folder / "config").write_text(f"[default]\n{lines}\n")
+    store = open_store("s3://bucket", S3Settings(endpoint="http://127.0.0.1:9", region="x"))
+    for name in ("get", "download"):
+        text = complaint(uses(store, tmp_path)[name])
+        assert "the credentials for S3 cannot be fetched" in text
+        assert message in text
+
+
+def test_a_role_that_is_refused_is_not_taken_for_a_refusal_of_the_bucket(
+    keys: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with aws_like_server() as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", aws.endpoint)
+        keys(**GOOD, aws_session_token="expired")
+        (Path.home() / ".aws" / "config").write_text(
+            "[profile lab]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = default\n"
+        )
+        settings = S3Settings(endpoint=aws.endpoint, region=aws.region, profile="lab")
+        text = complaint(lambda: open_store("s3://bucket", settings).get("a"))
+        assert "the credentials for S3 cannot be fetched" in text
+        assert "AssumeRole" in text
+
+
+def test_a_line_break_in_a_secret_is_told_without_the_secret(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "hunter2\nhunter3")
+    forget_clients()
+    text = complaint(lambda: open_store(s3_bucket).get("a"))
+    assert "there is a line break in our credentials" in text
+    assert "hunter" not in text
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("address", ["localhost:8333", "me:hunter2@localhost:8333", "http://"])
+def test_an_endpoint_that_is_no_address_names_its_variable(
+    variable: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, address)
+    forget_clients()
+    with pytest.raises(UserError, match=rf"http://127.*Set {variable} so") as caught:
+        open_store("s3://bucket", S3Settings(region="us-east-1")).get("a")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_region_that_cannot_be_is_the_users() -> None:
+    settings = S3Settings(endpoint="http://127.0.0.1:9", region="us east")
+    with pytest.raises(UserError, match=r"'us east'.*IGPT_S3_REGION"):
+        open_store("s3://bucket", settings).get("a")
 
 
 def test_an_unknown_profile_is_named(s3_bucket: str) -> None:

@@ -82,6 +82,12 @@ def test_settings_travel_through_the_environment() -> None:
     assert S3Settings.from_environment({}).to_environment() == {}
 
 
+@pytest.mark.parametrize("address", ["http://host:99999", "http://host:x", "http://:80"])
+def test_an_endpoint_with_an_impossible_port_or_no_host_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=f"IGPT_S3_ENDPOINT: '{address}' is not an address"):
+        S3Settings.from_environment({"IGPT_S3_ENDPOINT": address})
+
+
 def test_an_endpoint_that_is_none_is_shown_with_its_variable() -> None:
     with pytest.raises(UserError, match="IGPT_S3_ENDPOINT: 'minio' is not an address"):
         S3Settings.from_environment({"IGPT_S3_ENDPOINT": "minio"})
