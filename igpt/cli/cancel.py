@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, print_json, run_of, say
-from igpt.clusters import cancel, status
+from igpt.clusters import cancel, pursue_cancel, status
 from igpt.runs.state import RunState
+
+#: A request that came between two attempts was heard by nobody; it is made again now and then.
+_ASK_SECONDS = 5.0
 
 
 def command(
@@ -21,10 +24,13 @@ def command(
     Example: igpt-jobs cancel pretrain-1a2b3c4d
     """
     found = run_of(run, store)
-    now = cancel(found)
+    now, asked = cancel(found), time.monotonic()
     while wait and now.state.active:
         time.sleep(0.3)
-        now = status(found)
+        if time.monotonic() - asked > _ASK_SECONDS:
+            asked, now = time.monotonic(), pursue_cancel(found)
+        else:
+            now = status(found)
     if as_json:
         print_json({"run": found.id, "state": now.state})
     elif now.state.active:

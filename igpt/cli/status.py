@@ -6,7 +6,7 @@ import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, age, out, print_json, run_of
 from igpt.cli.follow import follow
-from igpt.clusters import status
+from igpt.clusters import pursue_cancel
 from igpt.jobs.context import progress_line
 from igpt.runs import Run
 from igpt.runs.events import CHECKPOINTED
@@ -24,7 +24,7 @@ def command(
     Example: igpt-jobs status pretrain-1a2b3c4d
     """
     found = run_of(run, store)
-    end = follow(found) if wait else status(found)
+    end = follow(found) if wait else pursue_cancel(found)
     body = summary(found, end)
     if as_json:
         print_json(body)

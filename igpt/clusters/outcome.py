@@ -131,8 +131,9 @@ def _record(run: Run, attempt: int, verdict: Verdict, budget: RetryBudget, final
         note(ev.PREEMPTED, **{"class": failure.value})
         return Settled(ev.PREEMPTED, again=not final, pause=1.0)
     failure = verdict.failure or FailureClass.CRASH
-    failures = [*map(FailureClass, failures_since_launch(history)), failure]
-    again = may_retry(failure, failures, budget) and not final
+    # It may be there already: the store was away in between, and all this is done once more.
+    failures = failures_since_launch(history) | {attempt: failure.value}
+    again = may_retry(failure, map(FailureClass, failures.values()), budget) and not final
     note(ev.FAILED, **{"class": failure.value, "final": not again})
     return Settled(ev.FAILED, again, _pause(run))
 
@@ -141,5 +142,5 @@ def _pause(run: Run) -> float:
     """Longer with each failure since the last checkpoint: what saves in between may hurry."""
     saved = run.last_event(ev.CHECKPOINTED)
     since = saved.time if saved else 0.0
-    failures = [event for event in run.events({ev.FAILED}) if event.time > since]
+    failures = {event.attempt for event in run.events({ev.FAILED}) if event.time > since}
     return min(30.0, math.ldexp(0.125, len(failures)))

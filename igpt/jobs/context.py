@@ -12,6 +12,7 @@ from typing import Any
 
 from igpt.errors import IgptError
 from igpt.runs import Run
+from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, superseded
 from igpt.storage import Store
 
@@ -111,6 +112,15 @@ class Context:
     def attempt(self) -> int:
         """The number of this attempt."""
         return self.claim.attempt
+
+    def keeps_pieces(self, place: Store) -> None:
+        """For work that is saved piece by piece, before it begins: `place` is for what is finished.
+
+        An attempt after which it holds more objects than before has got on, however it ended. Work
+        that neither says this nor saves checkpoints is given up when it is stopped again and again.
+        """
+        if self.rank == 0:
+            self.sink.event(ev.PIECES, place=place.uri, there=len(place.objects()))
 
     def check_stop(self) -> None:
         """For work that is saved piece by piece: raises Stopped when asked to stop."""

@@ -21,6 +21,7 @@ SUBMITTED = "submitted"  # the intent: written before anything is started
 LAUNCHED = "launched"  # a supervisor is there; carries its host and process id
 STARTED = "started"  # an attempt has claimed the run
 CHECKPOINTED = "checkpointed"
+PIECES = "pieces"  # where an attempt keeps its finished pieces, and how many were there before it
 FAILED = "failed"  # an attempt ended badly; `final` says whether that was the last
 PREEMPTED = "preempted"  # an attempt was asked to stop and did, after its checkpoint
 REQUEUED = "requeued"

@@ -86,7 +86,7 @@ def derive(
         if event.kind == ev.CANCELLED:
             return Status(
                 RunState.CANCELLED,
-                f"cancelled by {_canceller(since)}",
+                f"by {_canceller(since)}",
                 f"igpt-jobs resume {run} goes on from its last checkpoint",
                 5,
             )
@@ -143,13 +143,16 @@ def _canceller(since: Sequence[Event]) -> str:
     return str(asked[-1].fields.get("by", "the user")) if asked else "the user"
 
 
-def failures_since_launch(history: Sequence[Event]) -> list[str]:
-    """The classes of the failures since the run was last submitted or resumed."""
-    return [
-        str(event.fields.get("class"))
+def failures_since_launch(history: Sequence[Event]) -> dict[int, str]:
+    """By attempt, the class of each failure since the run was last submitted or resumed.
+
+    An attempt fails once, however often a store that comes and goes let that be written.
+    """
+    return {
+        event.attempt or 0: str(event.fields.get("class"))
         for event in _since_launch(history)
         if event.kind == ev.FAILED
-    ]
+    }
 
 
 def cancel_requested(history: Sequence[Event]) -> bool:

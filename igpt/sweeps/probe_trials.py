@@ -66,6 +66,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     places = _features(config, context, data)
     trials = _trials(config, context, data, places)
     results = context.run.record.sub("probe/layers")
+    context.keeps_pieces(results)
     there = set(results.children())
     pending = [trial for trial in trials if trial.key not in there]
     done = len(trials) - len(pending)

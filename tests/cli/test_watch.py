@@ -179,14 +179,14 @@ def test_only_what_is_new_is_told() -> None:
     ended = replace(
         VIEW,
         state=RunState.CANCELLED,
-        reason="cancelled by the user",
+        reason="by the user",
         last_checkpoint=Checkpoint(1_250, NOW),
         attempts=[VIEW.attempts[0], replace(VIEW.attempts[1], outcome="cancelled")],
     )
     assert changes(VIEW, ended) == [
         "attempt 2: from step 1,200, 16 workers on node-9, cancelled",
         "checkpoint of step 1,250",
-        "cancelled: cancelled by the user",
+        "cancelled: by the user",
     ]
 
 

@@ -49,6 +49,22 @@ def test_a_more_important_job_gets_the_nodes_and_the_run_goes_on_after_it(
     assert study.losses(run) == straight
 
 
+@pytest.mark.parametrize(
+    "private_slurm", [{"settings": ("PreemptMode=CANCEL", "KillWait=30")}], indirect=True
+)
+def test_a_site_that_cancels_what_it_preempts_does_not_end_the_run(
+    private_slurm: SlurmCluster, root: Store, tmp_path: Path
+) -> None:
+    private_slurm.output("scontrol", "update", "PartitionName=main", "GraceTime=0")
+    run = study.start(root, where(tmp_path), *LONG)
+    study.until(lambda: scenario.trained(run, 50), "it trains")
+    private_slurm.submit("sleep 1", "--partition=high", "--nodes=2", "--exclusive")
+    study.until(lambda: len(run.claims()) == 2, "it goes on after the other job", 120)
+    assert scenario.last(run, ev.PREEMPTED)["class"] == "preempted", scenario.story(run)
+    assert scenario.kinds(run)[ev.CANCEL_REQUESTED] == scenario.kinds(run)[ev.FAILED] == 0
+    assert run.claims()[1].start_step == scenario.last_step(run, 1) >= 50
+
+
 def test_a_run_longer_than_its_time_limit_takes_as_many_as_it_needs(
     private_slurm: SlurmCluster,
     digits: Path,

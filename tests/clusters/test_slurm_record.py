@@ -3,21 +3,25 @@
 No Slurm is needed: a start of a job is a number and a count of restarts.
 """
 
+import os
 from pathlib import Path
 
 import pytest
 
+from igpt.cli import cancel
+from igpt.clusters import pursue_cancel
 from igpt.clusters.files import cluster_key
 from igpt.clusters.slurm.after import (
     attempt_of,
-    fruitless,
     seconds_left,
     step_words,
     was_cancelled,
 )
-from igpt.clusters.slurm.backend import read_job, write_job
+from igpt.clusters.slurm.backend import SLURM, read_job, write_job
+from igpt.clusters.slurm.bounds import fruitless
 from igpt.clusters.slurm.client import rejected
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.place import job_folder
 from igpt.clusters.slurm.turn import START_MARK, Turn, open_attempt, take_turn
 from igpt.config import dump_yaml
 from igpt.errors import Superseded
@@ -25,6 +29,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim
 from igpt.runs.record import open_run
+from igpt.runs.state import RunState
 from igpt.storage import Store
 
 CLUSTER = SlurmCluster(workers=2)
@@ -128,6 +133,36 @@ def test_attempts_that_save_nothing_new_come_to_an_end(run: Run) -> None:
     assert not fruitless(run, 3, 3)
 
 
+def test_attempts_that_finish_a_piece_each_go_on_for_ever(run: Run) -> None:
+    """Shards and features make no checkpoint: what counts are the pieces at the end of each."""
+    place = run.root.sub("data/digits")
+    for attempt in range(1, 6):
+        if attempt > 1:
+            open_attempt(run, Turn("17", attempt - 1, 1))
+        started(run, attempt)
+        before = len(place.objects())
+        run.event(ev.PIECES, writer="worker", attempt=attempt, place=place.uri, there=before)
+        place.put(f"train-{attempt:06d}.tar", b"x")
+        assert not fruitless(run, attempt, 3)
+
+
+def test_attempts_that_only_pass_over_finished_pieces_come_to_an_end(run: Run) -> None:
+    place = run.root.sub("data/digits")
+    place.put("train-000000.tar", b"x")  # of an earlier run
+    for attempt in (1, 2, 3, 4):
+        if attempt > 1:
+            open_attempt(run, Turn("17", attempt - 1, 1))
+        started(run, attempt)
+        if attempt == 2:
+            continue  # ended before it could say how much was there
+        there = len(place.objects())
+        run.event(ev.PIECES, writer="worker", attempt=attempt, place=place.uri, there=there)
+        if attempt == 1:
+            place.put("train-000001.tar", b"x")
+    assert not fruitless(run, 4, 4)  # the first of them has finished one
+    assert fruitless(run, 4, 3)
+
+
 def test_a_resume_begins_the_count_anew(run: Run) -> None:
     started(run, 1)
     open_attempt(run, Turn("17", 1, 1))
@@ -136,6 +171,49 @@ def test_a_resume_begins_the_count_anew(run: Run) -> None:
     write_job(run, 3, "18", restarts=0)
     started(run, 3)
     assert not fruitless(run, 3, 3)
+
+
+@pytest.fixture
+def queue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What `squeue` shows: job 17, which waits to start again. `scancel` empties it."""
+    shown = tmp_path / "queue"
+    shown.write_text(f"17|PENDING|BeginTime|{run.id}|{job_folder(CLUSTER, run.uri)}\n")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {"squeue": f"cat {shown}", "scancel": f": > {shown}"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    SLURM.forget()
+    return shown
+
+
+def test_a_cancel_that_the_job_did_not_hear_takes_it_out_of_the_queue(
+    run: Run, queue: Path
+) -> None:
+    """It came while the job was about to go back there, where nobody listens."""
+    started(run, 1)
+    open_attempt(run, Turn("17", 1, 1))
+    assert pursue_cancel(run).state is RunState.QUEUED  # nobody has asked
+    run.event(ev.CANCEL_REQUESTED, writer="client", attempt=1)
+    now = pursue_cancel(run)
+    assert (now.state, now.reason) == (RunState.CANCELLED, "by the user")
+    assert queue.read_text() == ""
+
+
+def test_cancel_waits_for_a_job_that_went_back_into_the_queue_meanwhile(
+    run: Run, queue: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started(run, 1)
+    waiting = queue.read_text()
+    queue.write_text(waiting.replace("PENDING", "COMPLETING"))
+    scancel = queue.parent / "bin" / "scancel"
+    back = f"echo '{waiting.strip()}' > {queue}"
+    text = f"case $1 in --signal*) {back} ;; *) : > {queue} ;; esac"
+    scancel.write_text(f"#!/bin/sh\n{text}\n")
+    monkeypatch.setattr(cancel, "_ASK_SECONDS", 0.0)
+    cancel.command(run.id, run.root.uri, wait=True)
+    assert f"{run.id} cancelled" in "".join(capfd.readouterr())
 
 
 SCANCEL = {"JobState": "COMPLETING", "EndTime": "2026-11-24T14:00:00", "Restarts": "0"}

@@ -10,20 +10,79 @@ import pytest
 import torch
 from PIL import Image
 
-from igpt.data import open_dataset
+from igpt.data import open_dataset, open_source
 from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
 from igpt.evaluation import open_features
 from igpt.jobs.context import Context, RunSink, Stopped, progress_file
+from igpt.jobs.entries import features, shard
 from igpt.jobs.entries.common import pick_device
 from igpt.jobs.entries.features import make_features
 from igpt.jobs.entries.generate import contact_sheet
+from igpt.jobs.features import FeaturesConfig
+from igpt.jobs.shard import ShardConfig
 from igpt.jobs.worker import explain
 from igpt.model.config import ModelConfig
+from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT
+from igpt.runs import events as ev
 from igpt.runs.attempts import Claim
 from igpt.runs.failures import FailureClass
 from igpt.runs.record import open_run
 from igpt.storage import Store
+
+torch.set_num_threads(1)  # whatever else the machine does
+
+
+@pytest.fixture
+def model(root: Store, tmp_path: Path) -> str:
+    """A small network for the digits, as an exported folder."""
+    data = open_dataset(root.sub("data/digits"))
+    shape = ModelConfig(layers=1, width=8, heads=1, resolution=8, colors=data.index.colors)
+    export_huggingface(ImageGPT(shape, seed=1), data.palette(), tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def context(
+    root: Store, attempt: int, stop: Callable[[], bool], name: str = "tiny", **inputs: str
+) -> Context:
+    """The only rank of an attempt at something with the digits, and what else is named."""
+    run = open_run(root, f"{name}-1a2b3c4d")
+    given = json.dumps({"data": open_dataset(root.sub("data/digits")).digest, **inputs})
+    run.record.put("spec.yaml", f"job: x\nname: x\nconfig: {{}}\ninputs: {given}\n".encode())
+    owned = Claim(attempt, "1", "n1", 1, 0.0)
+    return Context(run, owned, 0, 1, 0, stop, RunSink(run, attempt, None, 0))
+
+
+def pieces(found: Context) -> list[tuple[int | None, int]]:
+    """Of each attempt, how many finished pieces it has found."""
+    return [(event.attempt, event.fields["there"]) for event in found.run.events({ev.PIECES})]
+
+
+def test_features_say_where_their_pieces_are_before_they_begin(root: Store, model: str) -> None:
+    config = FeaturesConfig(model=model, data="data/digits", splits=["train", "test"])
+    asked = iter([False, True])
+    first = context(root, 1, lambda: next(asked))
+    with pytest.raises(Stopped):
+        features.run(config, first)
+    again = context(root, 2, lambda: False)
+    made = features.run(config, again)
+    (_, none), (_, some) = pieces(again)
+    assert none == 0 < some < len(root.sub(made["features"]).objects())
+
+
+def test_shards_say_where_their_pieces_are_before_they_begin(root: Store, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (0, 0, ord(name))).save(tmp_path / "images" / name / "1.png")
+    source = f"folder:{tmp_path / 'images'}"
+    config = ShardConfig(source=source, output="data/new", resolution=4, colors=2, validation=0)
+    first = context(root, 1, lambda: True, source=open_source(source).digest)
+    with pytest.raises(Stopped):
+        shard.run(config, first)
+    again = context(root, 2, lambda: False, source=open_source(source).digest)
+    shard.run(config, again)
+    (_, none), (_, some) = pieces(again)
+    assert none == 0 < some < len(root.sub("data/new").objects())
 
 
 def test_a_contact_sheet_shows_every_image_with_its_own_pixels() -> None:

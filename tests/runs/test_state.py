@@ -130,7 +130,7 @@ def test_a_stalled_run_says_what_to_do() -> None:
 def test_failures_and_cancellations_count_since_the_last_launch() -> None:
     asked = event(ev.CANCEL_REQUESTED, 995.0)
     resumed = event(ev.SUBMITTED, 996.0, 2)
-    assert failures_since_launch([*BEGUN, DEAD]) == ["node"]
-    assert failures_since_launch([*BEGUN, DEAD, resumed]) == []
+    assert failures_since_launch([*BEGUN, DEAD]) == {1: "node"}
+    assert failures_since_launch([*BEGUN, DEAD, resumed]) == {}
     assert cancel_requested([*BEGUN, asked])
     assert not cancel_requested([*BEGUN, asked, resumed])

@@ -9,6 +9,7 @@ to start the job again. IGPT_SLURM_JOB is what `scontrol show job` says of the j
 
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,13 @@ from igpt.clusters import memory
 from igpt.clusters.exits import read_exits
 from igpt.clusters.outcome import insist, settle
 from igpt.clusters.slurm.backend import read_job
+from igpt.clusters.slurm.bounds import (
+    FRUITLESS_LIMITS,
+    FRUITLESS_STOPS,
+    ended_without_store,
+    fruitless,
+    store_is_back,
+)
 from igpt.clusters.slurm.client import parse_fields
 from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster, seconds_of, slurm_at
 from igpt.clusters.slurm.turn import (
@@ -31,12 +39,12 @@ from igpt.clusters.slurm.turn import (
     open_attempt,
 )
 from igpt.errors import IgptError, NotFound, Unreachable
-from igpt.jobs.references import newest_checkpoint
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit, Verdict, classify
 from igpt.runs.record import run_at
+from igpt.runs.state import cancel_requested
 
 log = logging.getLogger("igpt")
 
@@ -44,35 +52,47 @@ log = logging.getLogger("igpt")
 _PATIENCE_SECONDS = 600.0
 #: The warning may come up to a minute before its time, as Slurm counts in minutes.
 _EARLY_SECONDS = 75.0
-#: So many attempts in a row without a new checkpoint, and there never will be one.
-_FRUITLESS_LIMITS, _FRUITLESS_STOPS = 3, 10
 #: What srun returns where a signal ended the ranks' parents before they could heed it.
 _SIGNALLED = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGUSR2))
+#: What slurmstepd says of a step that a more important job has ended; of others another reason, or
+#: none (`_handle_signal_container` in its req.c).
+_PREEMPTION = re.compile(r"CANCELLED AT \S+ DUE TO PREEMPTION")
 
 
-def main(run_uri: str, submitted: int, code: int) -> int:
-    """Settles the attempt of this start of the job; returns the job's exit code."""
+def main(run_uri: str, submitted: int, code: int, patience: float = _PATIENCE_SECONDS) -> int:
+    """Settles the attempt of this start of the job; returns the job's exit code.
+
+    code: what srun returned. patience: seconds that a store that is away is waited for.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # it is about to end by itself
     run = run_at(run_uri)
     turn = Turn.of_job(os.environ, submitted)
     job = parse_fields(os.environ.get("IGPT_SLURM_JOB", ""))
+    folder = Path(os.environ["IGPT_FOLDER"])  # the run's, shared by the nodes
     try:
-        return insist(partial(conclude, run, turn, job, code), _PATIENCE_SECONDS)
+        ended = insist(partial(conclude, run, turn, job, code, folder, patience), patience)
     except NotFound as gone:  # the run was deleted
         log.error("%s", gone)
         return 5
     except Unreachable as away:
         log.error("%s", away)
-        return REQUEUE
+        return ended_without_store(folder, turn.job)
     except IgptError as error:
         log.error("%s", error)
         return error.exit_code
+    store_is_back(folder, turn.job)
+    return ended
 
 
-def conclude(run: Run, turn: Turn, job: Mapping[str, str], code: int) -> int:
-    """Settles the attempt and, where another follows, opens it; returns the job's exit code."""
+def conclude(
+    run: Run, turn: Turn, job: Mapping[str, str], code: int, folder: Path, patience: float
+) -> int:
+    """Settles the attempt and, where another follows, opens it; returns the job's exit code.
+
+    May be called again where the store was away in between. job: what Slurm says of it.
+    """
     cluster = slurm_at(run, turn.submitted)
     attempt = attempt_of(run, turn)
     if attempt is None:
@@ -80,21 +100,39 @@ def conclude(run: Run, turn: Turn, job: Mapping[str, str], code: int) -> int:
             return 0
         log.error("attempt %d of run %s is not this job's", turn.submitted, run.id)
         return 6
-    verdict = verdict_of(run, attempt, cluster, turn, code)
-    if was_cancelled(job, turn) and verdict.outcome != "finished":
-        run.event(ev.CANCEL_REQUESTED, writer="supervisor", attempt=attempt, by="scancel")
+    words = step_words(folder, turn)
+    verdict = verdict_of(run, attempt, cluster, turn, code, words)
+    if verdict.outcome != "finished":
+        if was_preempted(words):
+            verdict = preempted(verdict)
+        elif was_cancelled(job, turn):
+            run.event(ev.CANCEL_REQUESTED, writer="supervisor", attempt=attempt, by="scancel")
     if verdict.outcome == "stopped":
         limited = limit_is_near(run, attempt, cluster, job)
         if limited:
             verdict = Verdict("stopped", FailureClass.TIMEOUT, "the time limit was near; saved")
-        if fruitless(run, attempt, _FRUITLESS_LIMITS if limited else _FRUITLESS_STOPS):
-            reason = "attempt after attempt ends without a new checkpoint: raise `time`"
+        if fruitless(run, attempt, FRUITLESS_LIMITS if limited else FRUITLESS_STOPS):
+            then = "raise `time`" if limited else "each is stopped too soon"
+            reason = f"attempt after attempt ends without anything new saved: {then}"
             verdict = Verdict("failed", FailureClass.USER_ERROR, reason)
     settled = settle(run, attempt, verdict, cluster.retries, cluster.notify, patience=0.0)
     if not settled.again:
         return exit_code(settled.kind, verdict)
-    open_attempt(run, Turn(turn.job, turn.restarts + 1, turn.submitted))
-    return REQUEUE
+    # Insisted upon by itself: the end is told already, and the newest attempt soon the next one.
+    return insist(partial(open_next, run, turn, cluster), patience)
+
+
+def open_next(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
+    """Opens the attempt of the job's next start; returns the job's exit code.
+
+    A cancel that came since the last was settled found nobody to tell: it is carried out here.
+    """
+    following = open_attempt(run, Turn(turn.job, turn.restarts + 1, turn.submitted))
+    if not cancel_requested(run.events(ev.LIFE)):
+        return REQUEUE
+    verdict = Verdict("stopped", reason="cancelled between two attempts")
+    settled = settle(run, following, verdict, cluster.retries, cluster.notify, patience=0.0)
+    return exit_code(settled.kind, verdict)
 
 
 def attempt_of(run: Run, turn: Turn) -> int | None:
@@ -108,7 +146,9 @@ def attempt_of(run: Run, turn: Turn) -> int | None:
     return None
 
 
-def verdict_of(run: Run, attempt: int, cluster: SlurmCluster, turn: Turn, code: int) -> Verdict:
+def verdict_of(
+    run: Run, attempt: int, cluster: SlurmCluster, turn: Turn, code: int, words: str
+) -> Verdict:
     """The verdict from what every node said, from Slurm's own words, and from who said nothing."""
     if run.record.exists("result.json"):
         return Verdict("finished")
@@ -117,7 +157,6 @@ def verdict_of(run: Run, attempt: int, cluster: SlurmCluster, turn: Turn, code: 
     missing = [str(node) for node, own in enumerate(said) if own is None]
     if not missing:
         return classify(exits)
-    words = step_words(Path(os.environ["IGPT_FOLDER"]), turn)
     if (out := memory.slurm_out_of_memory("", words)) is not None:
         return Verdict("failed", FailureClass.OUT_OF_MEMORY, out.reason)
     if gone := gone_nodes(hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))):
@@ -126,6 +165,8 @@ def verdict_of(run: Run, attempt: int, cluster: SlurmCluster, turn: Turn, code: 
         return classify(told)
     if code == 6:
         return Verdict("superseded", reason="a newer attempt owns the run")
+    if code == 3:
+        return Verdict("failed", FailureClass.STORAGE, "the nodes could not reach the store")
     if not run.record.exists(meeting_key(attempt)):
         if code in {0, *_SIGNALLED}:
             return Verdict("stopped", FailureClass.PREEMPTED, "stopped while it was starting")
@@ -134,6 +175,21 @@ def verdict_of(run: Run, attempt: int, cluster: SlurmCluster, turn: Turn, code: 
         return Verdict("failed", FailureClass.CRASH, reason)
     reason = f"node {', '.join(missing)} of the job gave no account (srun: {code})"
     return Verdict("failed", FailureClass.NODE, reason)
+
+
+def was_preempted(words: str) -> bool:
+    """Whether Slurm itself says so: it may cancel for a preemption, and the job looks cancelled."""
+    return _PREEMPTION.search(words) is not None
+
+
+def preempted(verdict: Verdict) -> Verdict:
+    """The verdict over an attempt that Slurm has ended for another job.
+
+    What was killed on the way is no lost node; what went wrong otherwise is still what it is.
+    """
+    killed = verdict.outcome == "failed" and verdict.failure is FailureClass.NODE
+    reason = "Slurm ended the job for a more important one"
+    return Verdict("stopped", FailureClass.PREEMPTED, reason) if killed else verdict
 
 
 def was_cancelled(job: Mapping[str, str], turn: Turn) -> bool:
@@ -165,18 +221,6 @@ def seconds_left(job: Mapping[str, str]) -> float | None:
         return seconds_of(job["TimeLimit"]) - seconds_of(job["RunTime"])
     except (KeyError, ValueError):
         return None
-
-
-def fruitless(run: Run, attempt: int, allowed: int) -> bool:
-    """Whether so many attempts in a row, this one the last, have made no new checkpoint."""
-    submitted = [event.attempt or 0 for event in run.events({ev.SUBMITTED})]
-    claims = [claim for claim in run.claims() if claim.attempt >= max(submitted, default=0)]
-    if not claims or claims[-1].attempt != attempt:
-        return False
-    best = newest_checkpoint(run)
-    start = claims[-1].start_step
-    latest = [claim.start_step for claim in claims[-allowed:]]
-    return (best[0] if best else 0) <= start and latest == [start] * allowed
 
 
 def step_words(folder: Path, turn: Turn) -> str:

@@ -40,7 +40,7 @@ from igpt.clusters.slurm.ray_nodes import (
     own_address,
 )
 from igpt.clusters.slurm.turn import START_MARK, Turn, hosts_of, meeting_key, take_turn
-from igpt.errors import NotFound, Superseded, Unreachable
+from igpt.errors import IgptError, NotFound
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Stopped
 from igpt.runs import Run
@@ -53,6 +53,8 @@ log = logging.getLogger("igpt")
 
 #: How long the other nodes wait for node 0 to say where the ranks meet.
 MEETING_SECONDS = 1800.0
+#: A store that is away is waited for so long while no rank is at work: the nodes are held for it.
+_STORE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ class Start:
 
 
 def main(run_uri: str, submitted: int) -> int:
-    """Looks after this node's ranks; returns 0 where all ended as they should."""
+    """Looks after this node's ranks; returns 0 where all ended as they should.
+
+    Else 1, or what ended it before it could give an account: 3 for a store that is away, 6 for a
+    run that is another's. What follows, igpt.clusters.slurm.after decides.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = run_at(run_uri)
     turn = Turn.of_job(os.environ, submitted)
@@ -93,27 +99,31 @@ def main(run_uri: str, submitted: int) -> int:
     bad_news = [exits_name(one, bad=True) for one in range(nodes) if one != node]
     # Its handlers first: Slurm may warn at any moment.
     requests = Requests(run, 5.0, bad_news=bad_news)
-    cluster = insist(partial(slurm_at, run, submitted))
-    meeting = None
     try:
+        cluster = insist(partial(slurm_at, run, submitted), _STORE_SECONDS)
+        meeting = None
         if node == 0:
-            attempt = insist(partial(take_turn, run, turn, cluster))
+            attempt = insist(partial(take_turn, run, turn, cluster), _STORE_SECONDS)
         else:
             attempt, meeting = _await_meeting(run, turn, requests)
-    except Superseded as error:
-        log.error("%s", error)
-        return 6
+        return _see_through(Start(run, turn, cluster, requests, node, nodes, attempt), meeting)
     except Stopped as stopped:
         log.info("%s", stopped)
         return 0
-    start = Start(run, turn, cluster, requests, node, nodes, attempt)
+    except IgptError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+def _see_through(start: Start, meeting: Meeting | None) -> int:
+    """Works on the attempt to its end, and says how that was; returns the parent's exit code."""
     try:
         with ExitStack() as stack:
             # Within: Ray may end on this node when the others can know how it went.
             return _account(start, _work(start, meeting, stack))
     except Stopped as stopped:
         log.info("%s", stopped)
-        return _account(start, [RankExit(0, REQUEUE)] if node == 0 else [])
+        return _account(start, [RankExit(0, REQUEUE)] if start.node == 0 else [])
     except RayFailed as failed:
         log.error("%s", failed)
         return _account(start, [_of_ray(start, failed)])
@@ -125,7 +135,7 @@ def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankE
     meeting: None on node 0, which calls it.
     """
     cluster = start.cluster
-    spreads = find_job(insist(start.run.spec).job).ray
+    spreads = find_job(insist(start.run.spec, _STORE_SECONDS).job).ray
     ray: RayHere | None = None
     if meeting is None:
         hosts = hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))
@@ -136,7 +146,8 @@ def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankE
         where = None if ray is None else ray.head
         meeting = Meeting(start.turn.launch, address, free_port(), hosts, where)
         body = json.dumps(asdict(meeting)).encode()
-        insist(partial(start.run.record.put, meeting_key(start.attempt), body))
+        key = meeting_key(start.attempt)
+        insist(partial(start.run.record.put, key, body), _STORE_SECONDS)
     elif meeting.ray is not None:
         ray = stack.enter_context(joined(_seat(start, meeting.hosts), meeting.ray))
     if ray is not None and start.node == 0:
@@ -243,17 +254,17 @@ def _await_meeting(run: Run, turn: Turn, requests: Requests) -> tuple[int, Meeti
     while time.monotonic() < deadline:
         if requests.terminating:
             raise Stopped("stopped while node 0 was starting")
-        newest = insist(partial(attempt_numbers, run.record))[-1:]
+        newest = insist(partial(attempt_numbers, run.record), _STORE_SECONDS)[-1:]
         for attempt in newest:
             try:
-                said = insist(partial(read_json, run.record, meeting_key(attempt)))
+                said = insist(partial(read_json, run.record, meeting_key(attempt)), _STORE_SECONDS)
             except NotFound:
                 continue
             meeting = Meeting(**said)
             if meeting.launch == turn.launch:
                 return attempt, meeting
         time.sleep(0.2)
-    raise Unreachable(f"node 0 of job {turn.launch} has not begun within {MEETING_SECONDS:.0f} s")
+    raise IgptError(f"node 0 of job {turn.launch} has not begun within {MEETING_SECONDS:.0f} s")
 
 
 def _environment(cluster: SlurmCluster, turn: Turn) -> dict[str, str]:

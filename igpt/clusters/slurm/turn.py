@@ -51,7 +51,7 @@ def take_turn(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
     """The attempt of this start. Raises Superseded where the run is another's, or over.
 
     A job that starts again without having settled its last attempt was started by Slurm itself:
-    the attempt's end is recorded first, and counts.
+    the attempt's end is recorded first, and counts. May be called again where the store was away.
     """
     last = max(attempt_numbers(run.record))
     found = read_job(run, last)
@@ -69,7 +69,8 @@ def take_turn(run: Run, turn: Turn, cluster: SlurmCluster) -> int:
     if found["restarts"] == turn.restarts and not run.record.exists(claim_key(last)):
         return last
     if run.record.exists(claim_key(last)) and not is_settled(run, last):
-        settled = settle(run, last, lost(run, last), cluster.retries, cluster.notify)
+        verdict = lost(run, last)
+        settled = settle(run, last, verdict, cluster.retries, cluster.notify, patience=0.0)
         if not settled.again:
             raise Superseded(f"run {run.id} is not tried again: {settled.kind}")
     return open_attempt(run, turn)

@@ -56,6 +56,7 @@ def make_features(
     """
     key = f"features/{features_key(model_digest(model), data.digest)}"
     store = context.root.sub(key)
+    context.keeps_pieces(store)
     total = sum(data.samples(split) for split in splits)
     before = 0
     for split in splits:

@@ -18,6 +18,7 @@ def run(config: ShardConfig, context: Context) -> dict[str, Any]:
             mend="Submit again to use the images as they are now",
         )
     output = open_reference(context.root, config.output)
+    context.keeps_pieces(output)
     if config.palette == "fit":
         palette = palette_for(
             source,
