@@ -25,6 +25,7 @@ from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
+from igpt.runs.shipped import CODE
 from igpt.runs.state import Sight
 
 #: How long the client waits for the supervisor's own sign of life.
@@ -90,8 +91,10 @@ class LocalBackend:
         """Starts the supervisor, detached, and waits until it has recorded itself."""
         output = supervisor_file(run, launch.attempt, "log")
         environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # else cwd goes before PYTHONPATH
+        environment.pop(CODE, None)  # of a run that we may be in
         if launch.code is not None:
             code = snapshot.unpack(run.root, launch.code, cache_directory() / "code")
+            environment[CODE] = str(code)
             inherited = os.environ.get("PYTHONPATH")
             environment["PYTHONPATH"] = f"{code}{os.pathsep}{inherited}" if inherited else str(code)
         with output.open("wb") as log:

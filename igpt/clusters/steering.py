@@ -71,7 +71,11 @@ def resume(
     except UserError as error:
         # Refused: the attempt never was, and a run that still lives is left as it is.
         run.record.delete([cluster_key(attempt)])
-        if not now.state.active:
+        if now.state.active:
+            for event in run.events({ev.SUBMITTED}):
+                if event.attempt == attempt:
+                    run.retract(event)
+        else:
             fields = {"class": FailureClass.USER_ERROR.value, "reason": error.what, "final": True}
             run.event(ev.FAILED, writer="client", attempt=attempt, **fields)
         raise

@@ -193,8 +193,9 @@ def launch(
     more: dict[str, Any] = {} if from_step is None else {"from_step": from_step}
     if after:
         more["after"] = [other.id for other in after]
-    run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
+    intent = run.event(ev.SUBMITTED, writer="client", attempt=attempt, code=code, **more)
     if not run.record.create(cluster_key(attempt), dump_yaml(cluster).encode()):
+        run.retract(intent)
         raise Superseded(
             f"attempt {attempt} of run {run.id} has been begun by another meanwhile",
             mend=f"igpt-jobs status {run.id} says how it stands",

@@ -32,10 +32,12 @@ from igpt.clusters.node import Ranks, heartbeat, run_ranks
 from igpt.clusters.outcome import insist
 from igpt.clusters.queue import Ticket, only_one
 from igpt.clusters.requests import Requests
+from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict, classify
 from igpt.runs.record import run_at
+from igpt.runs.shipped import insist_on_code
 
 log = logging.getLogger("igpt")
 
@@ -92,6 +94,11 @@ def main(run_uri: str, attempt: int) -> int:
     """Supervises a run. The exit code is for people; the record is the truth."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = run_at(run_uri)
+    try:
+        insist(partial(insist_on_code, run.root))
+    except IgptError as error:
+        log.error("%s", error)
+        return error.exit_code
     with only_one(supervisor_file(run, attempt, "lock")) as mine:
         if not mine:
             log.error("another supervisor is at work on attempt %d of run %s", attempt, run.id)

@@ -8,7 +8,7 @@ started again, else the code of the error's class (igpt.errors).
 Known from the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torch has
 them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent;
 IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint; IGPT_MOST_WORKERS, how many
-ranks there may be in a later attempt.
+ranks there may be in a later attempt; IGPT_CODE, the folder of the code that is to run.
 """
 
 import atexit
@@ -38,6 +38,7 @@ from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim, read_claim, superseded
 from igpt.runs.failures import REQUEUE, FailureClass
 from igpt.runs.record import run_at
+from igpt.runs.shipped import insist_on_code
 
 log = logging.getLogger("igpt")
 
@@ -117,6 +118,7 @@ def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
 
 def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
     run = run_at(run_uri)
+    insist_on_code(run.root)  # the folder may have gone since our parent was started from it
     job = find_job(run.spec().job)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if rank == 0:

@@ -71,10 +71,14 @@ def timestamp(time: float) -> str:
 def write_event(run: Store, kind: str, *, writer: str, time: float, **fields: Any) -> Event:
     """Adds an event to a run's record. `writer` is a word: client, supervisor, worker."""
     event = Event(time, f"{writer}.{os.getpid()}.{secrets.token_hex(2)}", kind, fields)
-    key = f"events/{timestamp(time)}-{event.writer}-{kind}.json"
     body = {"time": time, "writer": event.writer, "kind": kind, **fields}
-    run.put(key, json.dumps(body, indent=1).encode())
+    run.put(event_key(event), json.dumps(body, indent=1).encode())
     return event
+
+
+def event_key(event: Event) -> str:
+    """Where an event stands."""
+    return f"events/{timestamp(event.time)}-{event.writer}-{event.kind}.json"
 
 
 def read_events(

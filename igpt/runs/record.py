@@ -17,7 +17,7 @@ from igpt.config import Strict, load, nearest
 from igpt.errors import DataCorrupt, NotFound, UserError
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, attempt_numbers, read_claims
-from igpt.runs.events import LIFE, Event, read_events, timestamp, write_event
+from igpt.runs.events import LIFE, Event, event_key, read_events, timestamp, write_event
 from igpt.runs.identity import check_name, run_id, work_digest
 from igpt.runs.reading import read_json
 from igpt.runs.state import Heartbeat, RunState, Sight, Status, derive
@@ -104,10 +104,15 @@ class Run:
     def event(self, kind: str, *, writer: str, **fields: Any) -> Event:
         """Adds an event now; a change of state also leaves its hint in the index."""
         event = write_event(self.record, kind, writer=writer, time=time.time(), **fields)
-        state = _HINTS.get(kind)
-        if state and (kind != ev.FAILED or fields.get("final")):
-            self.root.put(f"index/{self.id}.{timestamp(event.time)}.{state}", b"")
+        if hint := self._hint(event):
+            self.root.put(hint, b"")
         return event
+
+    def retract(self, event: Event) -> None:
+        """Takes back an event that did not come about, with its hint."""
+        self.record.delete([event_key(event)])
+        if hint := self._hint(event):
+            self.root.delete([hint])
 
     def status(self, *, sight: Sight | None = None, stalled_after: float = 60.0) -> Status:
         """Where the run stands.
@@ -137,6 +142,12 @@ class Run:
         self.root.delete(hints)
         self.record.delete(["spec.yaml"])
         return len(keys) + len(hints)
+
+    def _hint(self, event: Event) -> str | None:
+        state = _HINTS.get(event.kind)
+        if state is None or (event.kind == ev.FAILED and not event.fields.get("final")):
+            return None
+        return f"index/{self.id}.{timestamp(event.time)}.{state}"
 
     def _created(self) -> float:
         """When the spec was written, by the store's clock. Raises NotFound for what is no run."""

@@ -75,7 +75,13 @@ def test_the_doctor_asks_every_node_and_names_the_one_that_lacks_a_package(
     code, findings = doctor(tmp_path, root)
     assert [one for one in findings if one["level"] != "ok"] == []
     assert code == 0
-    assert {one["check"] for one in findings} >= {"clock", "names", "workers", "store", "all-reduce"}
+    assert {one["check"] for one in findings} >= {
+        "clock",
+        "names",
+        "workers",
+        "store",
+        "all-reduce",
+    }
 
     spec = find_spec("webdataset")
     assert spec is not None

@@ -14,7 +14,7 @@ import pytest
 
 from igpt.clusters.doctor import compute, machine, node, storing
 from igpt.clusters.doctor.diagnosis import Asked, diagnose
-from igpt.clusters.doctor.examine import gpus_of
+from igpt.clusters.doctor.examine import way_to
 from igpt.clusters.doctor.finding import Finding, named
 from igpt.clusters.doctor.gathering import Gathered
 from igpt.clusters.doctor.ray import workers
@@ -474,6 +474,9 @@ def test_ports_are_spread_over_the_range() -> None:
     [
         (8, None, 8),
         ("a100:4", None, 4),
+        ("a100", None, 1),
+        ("a100:2,h100:2", None, 4),
+        (0, None, None),
         (None, None, None),
         (None, "gpu", 1),
         (None, "gpu:2", 2),
@@ -484,7 +487,7 @@ def test_ports_are_spread_over_the_range() -> None:
 def test_the_gpus_of_a_slurm_file(
     gpus: int | str | None, gres: str | None, expected: int | None
 ) -> None:
-    assert gpus_of(gpus, gres) == expected
+    assert way_to(SlurmCluster(gpus_per_node=gpus, gres=gres)).asked.gpus == expected
 
 
 def test_srun_gets_what_a_run_gets_and_nothing_that_it_does_not_know() -> None:

@@ -1,8 +1,12 @@
 """What a Ray cluster file may say, what is submitted, and what an attempt's end is called."""
 
 import json
+import os
 import shlex
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +152,78 @@ def test_a_server_that_does_not_answer_is_waited_for_once_by_whoever_looks_at_ma
         mute.accept()[0].close()
         with pytest.raises(BlockingIOError):
             mute.accept()
+
+
+class Server:
+    """An HTTP server, which may be somebody's proxy: notes what it is asked, with which token."""
+
+    def __init__(self, status: int, answer: object) -> None:
+        self.got: list[tuple[str, str | None]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.got.append((self.path, self.headers["Authorization"]))
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *unused: object) -> None:
+                """Quiet."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The proxy that the user's shell names, and that lets nobody through."""
+    server = Server(403, "Forbidden by the site")
+    monkeypatch.setenv("http_proxy", f"http://me:sesame@{server.address}")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the-token")
+    yield server
+    server.stop()
+
+
+def test_what_is_asked_of_this_machine_and_the_token_go_past_the_proxy(proxy: Server) -> None:
+    import requests
+
+    head = Server(200, {"session_name": "s"})
+    try:
+        cluster = RayCluster(address=f"http://{head.address}")
+        assert client.ask(cluster, "/api/version") == {"session_name": "s"}
+        with client._no_other(cluster):  # as Ray's SDK asks
+            headers = client.headers_of(cluster)
+            assert requests.get(cluster.server, headers=headers, timeout=10).status_code == 200
+    finally:
+        head.stop()
+    assert [token for _, token in head.got] == ["Bearer the-token"] * 2
+    assert proxy.got == []
+    assert not {"no_proxy", "NO_PROXY", "RAY_API_SERVER_ADDRESS"} & os.environ.keys()
+
+
+def test_a_proxy_on_the_way_is_named_in_what_goes_wrong_without_its_password(
+    proxy: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = RayCluster(address="http://ray.invalid:8265")
+    with pytest.raises(Unreachable) as refused:
+        client.ask(cluster, "/api/version")
+    assert [path for path, _ in proxy.got] == ["http://ray.invalid:8265/api/version"]
+    way = f"by way of the proxy {proxy.address}, which no_proxy=ray.invalid would leave out"
+    assert f"does not know our token; asked {way}" in str(refused.value)
+    assert "sesame" not in str(refused.value)
+    assert f"cannot be reached {way}: why" in str(client.unreachable(cluster, "why"))
+    monkeypatch.setenv("no_proxy", "ray.invalid")
+    assert "cannot be reached: why" in str(client.unreachable(cluster, "why"))
 
 
 @pytest.fixture

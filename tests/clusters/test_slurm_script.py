@@ -3,12 +3,14 @@
 The script's text comes from a private method of submitit; a change there shows here first.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from igpt.clusters.base import Launch
 from igpt.clusters.slurm.config import SlurmCluster, seconds_of
@@ -102,9 +104,12 @@ def programs(tmp_path: Path) -> Path:
 
 def run_script(name: str, programs: Path, **environment: str) -> tuple[int, list[str]]:
     """The exit code of a script and the commands that it called, in order."""
-    fields, launch = CASES[name]
+    return run_text(script(*CASES[name]), programs, **environment)
+
+
+def run_text(text: str, programs: Path, **environment: str) -> tuple[int, list[str]]:
     ended = subprocess.run(
-        ["bash", "-c", script(fields, launch)],
+        ["bash", "-c", text],
         env={"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "17", **environment},
         cwd=programs.parent,
         capture_output=True,
@@ -149,6 +154,80 @@ def test_a_verdict_that_is_final_ends_the_job_with_its_exit_code(code: str, prog
     assert not any("<requeue>" in line for line in lines)
 
 
+def run_setup(programs: Path, *setup: str) -> tuple[int, list[str]]:
+    text = script({"folder": "/shared/igpt", "python": "python", "setup": list(setup)})
+    code, lines = run_text(text, programs)
+    return code, [line.partition(" PYTHONPATH")[0] for line in lines]
+
+
+@pytest.mark.parametrize("strict", ["set -e", "set -euo pipefail", "trap 'exit 9' ERR; set -E"])
+def test_a_strict_setup_keeps_nobody_from_the_verdict_and_the_requeue(
+    strict: str, programs: Path
+) -> None:
+    code, (step, _, after, *rest) = run_setup(programs, strict, "trap 'echo tidied >&2' EXIT")
+    assert code == 75
+    assert "igpt.clusters.slurm.node" in step
+    assert f"{LAUNCH.run_uri}> <1> <3>" in after
+    assert rest[-2:] == ["scontrol <requeue> <17>", "tidied"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "command"),
+    [
+        (["set -e", "sh -c 'exit 6'", "module"], 6, "sh -c 'exit 6'"),
+        (["trap 'exit 9' ERR; set -E", "false"], 9, "false"),
+        (["set -euo pipefail", "echo $no_such_variable"], 1, "echo $no_such_variable"),
+        (["module || exit 3", "exit 0"], 0, "exit 0"),
+    ],
+)
+def test_a_setup_that_ends_the_script_says_so_and_gets_a_verdict(
+    lines: list[str], code: int, command: str, programs: Path
+) -> None:
+    ended, said = run_setup(programs, *lines)
+    assert f"igpt-jobs: setup ended with exit code {code} (last command: {command})" in said
+    assert ended == 75
+    assert not any("igpt.clusters.slurm.node" in line for line in said)
+    (after,) = [line for line in said if "igpt.clusters.slurm.after" in line]
+    assert after.endswith("<1>")  # whatever it was: it was not the ranks'
+    assert said[-1] == "scontrol <requeue> <17>"
+
+
+def test_the_signal_is_ours_whatever_submitit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlurmJobEnvironment, "USR_SIG", "USR1")  # by SUBMITIT_PREEMPT_SIGNAL
+    assert "#SBATCH --signal=USR2@210\n" in script({})
+
+
+def test_the_users_variables_are_defaults_and_overrule_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (
+        *("ACCOUNT", "ARRAY_INX", "CLUSTERS", "CONSTRAINT", "CPUS_PER_GPU", "DISTRIBUTION"),
+        *("ERROR", "EXPORT", "GPUS", "GRES", "HINT", "JOB_NAME", "MEM_PER_CPU", "MEM_PER_NODE"),
+        *("NO_REQUEUE", "OPEN_MODE", "OUTPUT", "PARTITION", "PROFILE", "QOS", "REQUEUE"),
+        *("RESERVATION", "SIGNAL", "TIMELIMIT", "WAIT", "WCKEY"),
+    )
+    for name in names:
+        monkeypatch.setenv(f"SBATCH_{name}", "theirs")
+    monkeypatch.setenv("SLURM_JOB_ID", "of a job that we are in")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text('#!/bin/sh\nenv > "$(dirname "$0")/seen"\necho Submitted batch job 17\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fields = {"partition": "gpu", "mem": "8G", "gpus_per_node": 1, "sbatch": {"hint": "x"}}
+    cluster = SlurmCluster(folder=str(tmp_path), **fields)
+    made = executor(cluster, LAUNCH)
+    made.folder.mkdir()
+    assert made.submit_command(node_command(cluster, LAUNCH)) == "17"
+    seen = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
+    kept = ("ACCOUNT", "CONSTRAINT", "DISTRIBUTION", "GRES", "PROFILE", "QOS", "RESERVATION")
+    assert {name for name in seen if name.startswith(("SBATCH_", "SLURM_"))} == {
+        *(f"SBATCH_{name}" for name in (*kept, "WCKEY")),
+        "SLURM_CONF",
+    }
+    assert os.environ["SBATCH_PARTITION"] == "theirs"
+
+
 def test_nothing_of_submitits_defaults_that_harms_is_left() -> None:
     text = script(CASES["default"][0])
     assert "--wckey" not in text
@@ -189,6 +268,11 @@ def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, seconds: int) -> Non
         ("sbatch: {--no-requeue: true}", "--no-requeue: set by a field of its own"),
         ("sbatch: {nice: false}", "sbatch.nice"),
         ("partitions: gpu", 'did you mean "partition"'),
+        ("comment: |\n  a study\n", "line 2: comment: '\\n' would end the line of the flag"),
+        ('gpus_per_node: "a100:8\\r"', "gpus_per_node: '\\r' would end"),
+        ('sbatch: {nice: 1, prefer: "a\\nb"}', "line 2: sbatch: 'prefer': '\\n' would end"),
+        ('sbatch: {"nice\\n": 1}', "sbatch: 'nice\\n': '\\n' would end"),
+        ('folder: "~/a\\nb"', "folder: '\\n' would end"),
     ],
 )
 def test_a_wrong_cluster_file_says_what_is_wrong(text: str, told: str) -> None:

@@ -1,6 +1,5 @@
 """One examination of a cluster and a store: the client, every node, and what it comes to."""
 
-import re
 import secrets
 from dataclasses import dataclass
 
@@ -48,11 +47,12 @@ def way_to(cluster: ClusterConfig) -> Way:
     """The way to a cluster of any kind."""
     if isinstance(cluster, SlurmCluster):
         from igpt.clusters.doctor import slurm
+        from igpt.clusters.slurm.ray_nodes import gpus_of
 
         asked = Asked(
             cluster.kind,
             cluster.workers_per_node,
-            gpus_of(cluster.gpus_per_node, cluster.gres),
+            gpus_of(cluster) or None,
             cluster.device.name,
         )
         folder = str(cluster.shared_folder())
@@ -66,14 +66,6 @@ def way_to(cluster: ClusterConfig) -> Way:
         asked = Asked(cluster.kind, 1, device=cluster.device.name)
         return Way(ray.gather, asked, 1, interface=cluster.network_interface)
     raise AssertionError(f"no way to a cluster of kind {cluster.kind}")
-
-
-def gpus_of(gpus_per_node: int | str | None, gres: str | None) -> int | None:
-    """The GPUs of a node that Slurm is asked for; None where it is not asked for any."""
-    if gpus_per_node is not None:
-        return int(str(gpus_per_node).rpartition(":")[2])
-    found = re.search(r"(?:^|,)gpu(?::[^,:]+)??(?::(\d+))?(?:,|$)", gres or "")
-    return int(found[1] or 1) if found else None
 
 
 def examine(cluster: ClusterConfig, root: Store, *, wait: float, say: Say) -> Examination:

@@ -37,7 +37,7 @@ _SAY_SECONDS = 15.0
 #: Parameters of a run's job that an examination has no use for.
 _NOT_OURS = frozenset(
     (
-        *("job_name", "time", "mail_user", "mail_type", "dependency", "signal_delay_s"),
+        *("job_name", "time", "mail_user", "mail_type", "dependency"),
         *("additional_parameters", "srun_args", "setup", "teardown"),
     )
 )
@@ -176,7 +176,7 @@ def srun(cluster: SlurmCluster, errand: Errand, name: str, code: Path | None) ->
         if key not in _NOT_OURS and value is not None
     }
     more = given["additional_parameters"]
-    flags |= {key: value for key, value in more.items() if key not in ("requeue", "chdir")}
+    flags |= {k: value for k, value in more.items() if k not in ("requeue", "chdir", "signal")}
     minutes = min(_LIMIT_MINUTES, max(1, seconds_of(cluster.time) // 60))
     flags |= {"job-name": name, "time": minutes, "chdir": "/", "export": "ALL"}
     # A node that fails is no reason to end the others, nor is one that is slow.

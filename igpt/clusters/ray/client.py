@@ -2,10 +2,11 @@
 
 The server is Ray's dashboard on the head node. With token authentication on, it wants the token of
 the cluster, which we find where Ray itself does: RAY_AUTH_TOKEN, the file of RAY_AUTH_TOKEN_PATH,
-~/.ray/auth_token. It goes into the request and nowhere else.
+~/.ray/auth_token. It goes into the request and nowhere else, and to this machine past any proxy.
 """
 
 import http.client
+import ipaddress
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from igpt.clusters.ray.config import RayCluster
 from igpt.errors import IgptError, NotFound, Unreachable, UserError
@@ -82,8 +84,10 @@ def ask(cluster: RayCluster, path: str, method: str = "GET") -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310 the address is http, by its validator
         f"{cluster.server}{path}", headers=headers_of(cluster), method=method
     )
+    way = urllib.request.ProxyHandler({} if _is_local(_host(cluster)) else None)
+    opener = urllib.request.build_opener(way)
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+        with opener.open(request, timeout=ANSWER_SECONDS) as answer:
             body = json.load(answer)
     except urllib.error.HTTPError as error:
         raise refusal(cluster, error.code, error.read().decode(errors="replace")) from None
@@ -129,15 +133,53 @@ def submit(cluster: RayCluster, wanted: dict[str, Any]) -> None:
 
 @contextmanager
 def _no_other(cluster: RayCluster) -> Iterator[None]:
-    """For the SDK, which believes these variables before the address that it is given."""
-    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ["RAY_API_SERVER_ADDRESS"] = cluster.server
+    """For the SDK, which believes these variables before the address that it is given.
+
+    It would also ask this very machine by way of a proxy.
+    """
+    wanted: dict[str, str | None] = {
+        "RAY_API_SERVER_ADDRESS": cluster.server,
+        "RAY_ADDRESS": None,
+    }
+    host = _host(cluster)
+    if _is_local(host):
+        others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        wanted |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{others},{host}" if others else host)
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
     try:
         yield
     finally:
-        del os.environ["RAY_API_SERVER_ADDRESS"]
-        os.environ.update(before)
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _host(cluster: RayCluster) -> str:
+    return urlsplit(cluster.server).hostname or ""
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _through(cluster: RayCluster) -> str:
+    """Words about the proxy of the environment that our questions take, if they take one."""
+    server = urlsplit(cluster.server)
+    proxy = urllib.request.getproxies().get(server.scheme)
+    if not proxy or _is_local(_host(cluster)) or urllib.request.proxy_bypass(server.netloc):
+        return ""
+    shown = proxy.rpartition("://")[2].rpartition("@")[2]  # it may hold a password
+    return f" by way of the proxy {shown}, which no_proxy={_host(cluster)} would leave out"
 
 
 def stop(cluster: RayCluster, job: str) -> None:
@@ -148,7 +190,7 @@ def stop(cluster: RayCluster, job: str) -> None:
 def unreachable(cluster: RayCluster, reason: str) -> Unreachable:
     """The cluster does not answer."""
     return Unreachable(
-        f"the Ray cluster at {cluster.server} cannot be reached: {reason}",
+        f"the Ray cluster at {cluster.server} cannot be reached{_through(cluster)}: {reason}",
         expected="the address of Ray's dashboard, where the job server is",
         mend="Set `address` in the cluster file; from outside, `ssh -N -L 8265:127.0.0.1:8265 HEAD`"
         " brings it to this machine",
@@ -159,7 +201,9 @@ def refusal(cluster: RayCluster, status: int, said: str) -> IgptError:
     """What a refusal by the server means."""
     if status in (401, 403):
         why = "wants a token" if status == 401 else "does not know our token"
-        return Unreachable(f"the Ray cluster at {cluster.server} {why}", mend=_ACCESS_MEND)
+        proxy = _through(cluster)
+        told = f"; asked{proxy}, it may be the proxy that says so" if proxy else ""
+        return Unreachable(f"the Ray cluster at {cluster.server} {why}{told}", mend=_ACCESS_MEND)
     if status == 404 and "does not exist" in said:
         return NotFound(f"the Ray cluster at {cluster.server} knows no such thing")
     line = said.strip().splitlines()[-1:] or [f"status {status}"]

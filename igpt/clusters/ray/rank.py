@@ -28,6 +28,7 @@ from igpt.runs import Run
 from igpt.runs.failures import REQUEUE
 from igpt.runs.reading import read_json
 from igpt.runs.record import run_at
+from igpt.runs.shipped import CODE
 
 log = logging.getLogger("igpt")
 
@@ -123,6 +124,7 @@ def _environment(
     """shared: the job itself spreads over the Ray cluster, and has to find it."""
     environment = {
         "IGPT_LAUNCH": meeting.launch,
+        CODE: "",  # Ray has its own place for it; ours may be left of a job that Ray runs in
         "IGPT_MOST_WORKERS": str(cluster.most_workers),
         "OMP_NUM_THREADS": str(cluster.cpus_per_worker),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from igpt.clusters.base import Launch, Plan
 from igpt.clusters.slurm import client
-from igpt.clusters.slurm.client import QueuedJob, Slurm
+from igpt.clusters.slurm.client import KnownJob, QueuedJob, Slurm
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.place import job_folder, make
 from igpt.errors import IgptError, NotFound, Superseded, Unreachable, UserError
@@ -27,6 +27,8 @@ log = logging.getLogger("igpt")
 
 #: One for all runs that this process asks about.
 SLURM = Slurm()
+#: What scancel says of a job that is not in the queue any more.
+_GONE = ("invalid job id", "already completing or completed")
 
 
 class SlurmBackend:
@@ -104,8 +106,8 @@ class SlurmBackend:
         if SLURM.queue() is None:
             return Sight(None, reason="Slurm cannot be asked from here")
         job = recorded_job(run)
-        known = SLURM.known(job) if job is not None else None
-        if known is None or known.name != run.id:  # forgotten, or a number that was used again
+        known = self._remembered(run)
+        if known is None:
             launched = run.last_event(ev.LAUNCHED)
             home = launched.fields.get("slurm") if launched else None
             # The login node of another cluster, with the same store, would not know it either.
@@ -122,13 +124,9 @@ class SlurmBackend:
         """A waiting job is taken out of the queue; a running one looks at its record now."""
         found = self._job(run)
         if found is None:
-            return False
+            return self._is_left(run)
         if found.waiting:
-            # Not if it has started meanwhile.
-            problem = client.instruct("scancel", "--state=PENDING", found.job)
-            if problem:
-                raise Unreachable(f"Slurm does not cancel job {found.job}: {problem}")
-            SLURM.forget()
+            _take_out(found.job)
             queue = SLURM.queue()
             if queue is not None and found.job not in queue:
                 return False
@@ -143,8 +141,31 @@ class SlurmBackend:
         if job is None:
             return self._unrecorded(run)
         found = (SLURM.queue() or {}).get(job)
-        place = (run.id, str(job_folder(self.cluster, run.uri)))
-        return found if found is not None and (found.name, found.folder) == place else None
+        if found is None or found.name != run.id:
+            return None
+        if found.folder == str(job_folder(self.cluster, run.uri)):
+            return found
+        # What was written down when it was submitted is true, however we would call it now.
+        launched = [event.fields for event in run.events({ev.LAUNCHED})]
+        noted = [one.get("folder") for one in launched if one.get("job") == job]
+        return found if found.folder in noted else None
+
+    def _is_left(self, run: Run) -> bool:
+        """Whether a job that our queue does not show lives on; one that waits is taken out."""
+        job, known = recorded_job(run), self._remembered(run)
+        if job is None or known is None:
+            return False
+        if known.state == "PENDING":
+            _take_out(job)
+        return known.state == "SUSPENDED"
+
+    def _remembered(self, run: Run) -> KnownJob | None:
+        """What Slurm remembers of the run's job, which our queue does not show."""
+        job = recorded_job(run)
+        if job is None or job in (SLURM.queue() or {}):  # a number that was used again
+            return None
+        known = SLURM.known(job)
+        return known if known is not None and known.name == run.id else None
 
     def _unrecorded(self, run: Run) -> QueuedJob | None:
         """A job of this run whose client died before it could record the id."""
@@ -172,6 +193,14 @@ class SlurmBackend:
             then = f"then igpt-jobs resume {run.id}"
             raise type(error)(error.what, mend=f"{error.mend}; {then}" if error.mend else then)
         return found.job
+
+
+def _take_out(job: str) -> None:
+    """Takes a job out of the queue, unless it has started meanwhile. Raises Unreachable."""
+    problem = client.instruct("scancel", "--state=PENDING", job)
+    if problem and not any(words in problem.lower() for words in _GONE):
+        raise Unreachable(f"Slurm does not cancel job {job}: {problem}")
+    SLURM.forget()
 
 
 def job_key(attempt: int) -> str:

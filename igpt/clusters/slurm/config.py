@@ -1,6 +1,7 @@
 """What a Slurm cluster file says: each field is a flag of sbatch, or says how the job behaves."""
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +22,12 @@ _OURS = frozenset(
         *("qos", "constraint", "reservation", "nodelist", "exclude", "gres", "licenses", "wckey"),
         *("comment", "exclusive", "mail-user", "mail-type", "mem", "gpus-per-node"),
     )
+)
+#: Fields whose text becomes a flag of the script, or a part of one.
+_FLAGS = (
+    *("gpus_per_node", "mem", "folder", "partition", "account", "qos", "constraint"),
+    *("reservation", "nodelist", "exclude", "gres", "licenses", "wckey", "comment"),
+    *("mail_user", "mail_type"),
 )
 #: After the ranks have saved, for the verdict and the requeue.
 AFTER_SECONDS = 30
@@ -85,6 +92,21 @@ class SlurmCluster(ClusterConfig):
         seconds_of(value)
         return value
 
+    @field_validator(*_FLAGS)
+    @classmethod
+    def _is_one_line(cls, value: Any) -> Any:
+        if isinstance(value, str) and (found := _control(value)):
+            raise ValueError(f"{found!r} would end the line of the flag, or damage it")
+        return value
+
+    @field_validator("sbatch")
+    @classmethod
+    def _are_lines(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key, given in value.items():
+            if found := _control(f"{key}{given}"):
+                raise ValueError(f"{key!r}: {found!r} would end the line of the flag, or damage it")
+        return value
+
     @field_validator("sbatch")
     @classmethod
     def _is_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +150,11 @@ class SlurmCluster(ClusterConfig):
     def limits(self) -> Limits:
         """Its grace, its time limit and the device that the file names."""
         return Limits(self.grace_seconds, self.device, float(seconds_of(self.time)))
+
+
+def _control(text: str) -> str | None:
+    """The first control character of a text, such as a line break."""
+    return next((letter for letter in text if unicodedata.category(letter) == "Cc"), None)
 
 
 def slurm_at(run: Run, attempt: int) -> SlurmCluster:

@@ -43,11 +43,13 @@ from igpt.clusters.slurm.turn import START_MARK, Turn, hosts_of, meeting_key, ta
 from igpt.errors import IgptError, NotFound
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Stopped
+from igpt.jobs.worker import explain
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, RankExit
 from igpt.runs.reading import read_json
 from igpt.runs.record import run_at
+from igpt.runs.shipped import insist_on_code
 
 log = logging.getLogger("igpt")
 
@@ -95,6 +97,7 @@ def main(run_uri: str, submitted: int) -> int:
     run = run_at(run_uri)
     turn = Turn.of_job(os.environ, submitted)
     log.info("%s %s", START_MARK, turn.launch)
+    foreign = _foreign_code(run)
     node, nodes = int(os.environ["SLURM_NODEID"]), int(os.environ["SLURM_NNODES"])
     bad_news = [exits_name(one, bad=True) for one in range(nodes) if one != node]
     # Its handlers first: Slurm may warn at any moment.
@@ -106,7 +109,11 @@ def main(run_uri: str, submitted: int) -> int:
             attempt = insist(partial(take_turn, run, turn, cluster), _STORE_SECONDS)
         else:
             attempt, meeting = _await_meeting(run, turn, requests)
-        return _see_through(Start(run, turn, cluster, requests, node, nodes, attempt), meeting)
+        start = Start(run, turn, cluster, requests, node, nodes, attempt)
+        if foreign is not None:
+            first = node * cluster.workers_per_node
+            return _account(start, [RankExit(first, *explain(foreign))])
+        return _see_through(start, meeting)
     except Stopped as stopped:
         log.info("%s", stopped)
         return 0
@@ -127,6 +134,16 @@ def _see_through(start: Start, meeting: Meeting | None) -> int:
     except RayFailed as failed:
         log.error("%s", failed)
         return _account(start, [_of_ray(start, failed)])
+
+
+def _foreign_code(run: Run) -> IgptError | None:
+    """Why the code that runs here is not the run's, and cannot be; None where it is."""
+    try:
+        insist(partial(insist_on_code, run.root), _STORE_SECONDS)
+    except IgptError as error:
+        log.error("%s", error)
+        return error
+    return None
 
 
 def _work(start: Start, meeting: Meeting | None, stack: ExitStack) -> list[RankExit]:

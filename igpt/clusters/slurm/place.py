@@ -9,8 +9,12 @@ from igpt.errors import UserError
 
 
 def job_folder(cluster: SlurmCluster, run_uri: str) -> Path:
-    """Script and output of one run's jobs; equal work in two stores has equal ids."""
-    place = hashlib.sha256(run_uri.encode()).hexdigest()[:8]
+    """Script and output of one run's jobs; equal work in two stores has equal ids.
+
+    The same whichever way a store that is a directory is reached, by a symbolic link or without.
+    """
+    address = run_uri if "://" in run_uri else os.path.realpath(run_uri)
+    place = hashlib.sha256(address.encode()).hexdigest()[:8]
     return cluster.shared_folder() / f"{run_uri.rpartition('/')[2]}-{place}"
 
 

@@ -6,6 +6,7 @@ start. So a job needs nothing from the client but the run's address.
 """
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -18,12 +19,21 @@ from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster
 from igpt.clusters.slurm.place import code_folder, job_folder
 from igpt.clusters.slurm.turn import START_MARK
 from igpt.runs.failures import REQUEUE
+from igpt.runs.shipped import CODE
 
-#: What sbatch takes from the environment before it looks into the script, and is ours to decide.
-_OVERRULING = frozenset(
-    f"SBATCH_{name}"
-    for name in ("EXPORT", "TIMELIMIT", "NO_REQUEUE", "REQUEUE", "SIGNAL", "OPEN_MODE", "JOB_NAME")
-)
+#: What sbatch takes from the environment before it looks into the script (`man sbatch`, INPUT
+#: ENVIRONMENT VARIABLES), and is ours to decide whatever the cluster file says.
+_OURS = ("ARRAY_INX", "CLUSTERS", "EXPORT", "GET_USER_ENV", "NO_REQUEUE", "REQUEUE", "WAIT")
+#: Flags whose variables are not called as they are, or that others would contradict.
+_SPELLED = {
+    "cpus-per-task": ("CPUS_PER_TASK", "CPUS_PER_GPU"),
+    "gpus-per-node": ("GPUS_PER_NODE", "GPUS", "GPUS_PER_TASK"),
+    "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
+    "switches": ("REQ_SWITCH", "WAIT4SWITCH"),
+    "time": ("TIMELIMIT",),
+}
+#: A strict `setup` is not meant for our lines: the verdict comes after ranks that have failed.
+_LENIENT = "set +eu +o pipefail; trap - ERR"
 
 
 class Executor(SlurmExecutor):
@@ -46,17 +56,33 @@ class Executor(SlurmExecutor):
 
         Variables that would overrule the script, or are of a job that we are in, are left out.
         """
-        hidden = {name: os.environ.pop(name) for name in list(os.environ) if _overrules(name)}
+        without = overruling(self.text(command))
+        hidden = {
+            name: os.environ.pop(name)
+            for name in list(os.environ)
+            if name in without or _is_of_a_job(name)
+        }
         try:
             return str(self._submit_command(command).job_id)
         finally:
             os.environ.update(hidden)
 
 
-def _overrules(name: str) -> bool:
+def overruling(text: str) -> frozenset[str]:
+    """The variables with which sbatch would not do as the script says.
+
+    Those of flags that the script does not have are not among them: they stay the user's defaults.
+    """
+    flags = re.findall(r"^#SBATCH --([\w-]+)", text, re.MULTILINE)
+    names = (_SPELLED.get(flag, (flag.upper().replace("-", "_"),)) for flag in flags)
+    return frozenset(f"SBATCH_{name}" for name in (*_OURS, *(one for own in names for one in own)))
+
+
+def _is_of_a_job(name: str) -> bool:
     if name.startswith(("SLURM_", "SRUN_")):
+        # All of Slurm's commands heed these two alike.
         return name not in ("SLURM_CONF", "SLURM_CLUSTERS")
-    return name in _OVERRULING
+    return name == CODE
 
 
 def executor(cluster: SlurmCluster, launch: Launch) -> Executor:
@@ -71,6 +97,8 @@ def parameters(cluster: SlurmCluster, launch: Launch, folder: Path) -> dict[str,
     """The parameters of sbatch under submitit's names; None leaves a flag out."""
     flags: dict[str, Any] = {key: _flag(value) for key, value in cluster.sbatch.items()}
     flags |= {"requeue": True, "chdir": str(folder)}
+    # Not submitit's `signal_delay_s`: a variable of its own would make it another signal.
+    flags["signal"] = f"USR2@{cluster.grace_seconds + AFTER_SECONDS}"
     for name in ("reservation", "licenses"):
         if getattr(cluster, name) is not None:
             flags[name] = getattr(cluster, name)
@@ -100,18 +128,17 @@ def parameters(cluster: SlurmCluster, launch: Launch, folder: Path) -> dict[str,
         "mail_user": cluster.mail_user,
         "mail_type": cluster.mail_type,
         "dependency": dependency,
-        "signal_delay_s": cluster.grace_seconds + AFTER_SECONDS,
         "additional_parameters": flags,
         # One task a node is the ranks' parent; Slurm 22 and later do not hand the cores of the job
         # on to its steps.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={per_node}", *cluster.srun_args],
         "setup": setup(cluster, launch),
-        "teardown": teardown(cluster, launch),
+        "teardown": ['igpt_settle "$?"'],
     }
 
 
 def setup(cluster: SlurmCluster, launch: Launch) -> list[str]:
-    """Shell lines before the ranks start."""
+    """Shell lines before the ranks start; those of the cluster file come last."""
     code = code_folder(cluster, launch.code)
     reach = sorted(launch.environment.items())
     lines = [
@@ -126,32 +153,50 @@ def setup(cluster: SlurmCluster, launch: Launch) -> list[str]:
         *(f"export {name}={shlex.quote(value)}" for name, value in reach),
     ]
     if code is not None:
-        lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
-    return lines + cluster.setup
+        lines.append(f"export {CODE}={shlex.quote(str(code))}")
+        lines.append(f'export PYTHONPATH="${CODE}${{PYTHONPATH:+:$PYTHONPATH}}"')
+    lines += _settling(cluster, launch)
+    return [*lines, *cluster.setup, "igpt_ready=yes", _LENIENT]
 
 
-def teardown(cluster: SlurmCluster, launch: Launch) -> list[str]:
-    """Shell lines after the ranks: the verdict, and the requeue where it says so."""
+def _settling(cluster: SlurmCluster, launch: Launch) -> list[str]:
+    """The function that ends the script: the verdict, and the requeue where it says so.
+
+    Called with the exit code of the ranks; by the trap, where `setup` has ended the shell, with
+    that of its last command and the command.
+    """
     return [
-        "code=$?",
+        "igpt_ready= igpt_settled=",
+        "igpt_settle() {",
+        f"  {_LENIENT}",
+        '  [ -z "$igpt_settled" ] || exit "$1"  # it has called the trap',
+        "  igpt_settled=yes",
+        "  code=$1",
+        '  if [ -z "$igpt_ready" ]; then',
+        '    echo "igpt-jobs: setup ended with exit code $code (last command: $2)" >&2',
+        # What is not a signal would mean something else as the exit code of the ranks.
+        '    [ "$code" -gt 128 ] || code=1',
+        "  fi",
         # A container may have no Slurm commands.
-        'export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"',
-        f'{after_command(cluster, launch)} "$code"',
-        "code=$?",
-        f"# {REQUEUE}: saved, or worth another try. The controller may be away for a while.",
-        f'if [ "$code" -eq {REQUEUE} ]; then',
-        "  for pause in 5 10 20 40 80 160 0; do",
-        '    if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then',
-        '      case "$state" in',
-        '        *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;',
-        "        *) break ;;  # Slurm itself has done so",
-        "      esac",
-        '      scontrol requeue "$SLURM_JOB_ID" && break',
-        "    fi",
-        '    sleep "$pause"',
-        "  done",
-        "fi",
-        'exit "$code"',
+        '  export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"',
+        f'  {after_command(cluster, launch)} "$code"',
+        "  code=$?",
+        f"  # {REQUEUE}: saved, or worth another try. The controller may be away for a while.",
+        f'  if [ "$code" -eq {REQUEUE} ]; then',
+        "    for pause in 5 10 20 40 80 160 0; do",
+        '      if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then',
+        '        case "$state" in',
+        '          *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;',
+        "          *) break ;;  # Slurm itself has done so",
+        "        esac",
+        '        scontrol requeue "$SLURM_JOB_ID" && break',
+        "      fi",
+        '      sleep "$pause"',
+        "    done",
+        "  fi",
+        '  exit "$code"',
+        "}",
+        """trap 'igpt_settle "$?" "$BASH_COMMAND"' EXIT""",
     ]
 
 

@@ -24,7 +24,39 @@ export IGPT_FOLDER='/shared/my igpt/pretrain-1a2b3c4d-84763f35'
 export PYTHONSAFEPATH=1
 export IGPT_S3_ENDPOINT=http://10.0.0.1:8333
 export IGPT_S3_REGION='a b'
-export PYTHONPATH='/shared/my igpt/code/0123abcd'${PYTHONPATH:+:$PYTHONPATH}
+export IGPT_CODE='/shared/my igpt/code/0123abcd'
+export PYTHONPATH="$IGPT_CODE${PYTHONPATH:+:$PYTHONPATH}"
+igpt_ready= igpt_settled=
+igpt_settle() {
+  set +eu +o pipefail; trap - ERR
+  [ -z "$igpt_settled" ] || exit "$1"  # it has called the trap
+  igpt_settled=yes
+  code=$1
+  if [ -z "$igpt_ready" ]; then
+    echo "igpt-jobs: setup ended with exit code $code (last command: $2)" >&2
+    [ "$code" -gt 128 ] || code=1
+  fi
+  export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"
+  python -u -m igpt.clusters.slurm.after s3://bucket/study/runs/pretrain-1a2b3c4d 3 "$code"
+  code=$?
+  # 75: saved, or worth another try. The controller may be away for a while.
+  if [ "$code" -eq 75 ]; then
+    for pause in 5 10 20 40 80 160 0; do
+      if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then
+        case "$state" in
+          *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;
+          *) break ;;  # Slurm itself has done so
+        esac
+        scontrol requeue "$SLURM_JOB_ID" && break
+      fi
+      sleep "$pause"
+    done
+  fi
+  exit "$code"
+}
+trap 'igpt_settle "$?" "$BASH_COMMAND"' EXIT
+igpt_ready=yes
+set +eu +o pipefail; trap - ERR
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -32,21 +64,4 @@ srun --unbuffered --output '/shared/my igpt/pretrain-1a2b3c4d-84763f35/%j_%t_log
 
 
 # teardown
-code=$?
-export IGPT_SLURM_JOB="$(scontrol show job --oneliner "$SLURM_JOB_ID")"
-python -u -m igpt.clusters.slurm.after s3://bucket/study/runs/pretrain-1a2b3c4d 3 "$code"
-code=$?
-# 75: saved, or worth another try. The controller may be away for a while.
-if [ "$code" -eq 75 ]; then
-  for pause in 5 10 20 40 80 160 0; do
-    if state="$(scontrol show job --oneliner "$SLURM_JOB_ID")"; then
-      case "$state" in
-        *" Restarts=${SLURM_RESTART_COUNT:-0} "*) ;;
-        *) break ;;  # Slurm itself has done so
-      esac
-      scontrol requeue "$SLURM_JOB_ID" && break
-    fi
-    sleep "$pause"
-  done
-fi
-exit "$code"
+igpt_settle "$?"
