@@ -15,7 +15,7 @@ from igpt.data.loader import Loader, row_digest
 from igpt.data.opening import check_source, open_source
 from igpt.data.order import Order
 from igpt.data.palette import Palette
-from igpt.data.palette_fit import palette_for
+from igpt.data.palette_fit import made_by_fit, palette_for
 from igpt.data.shards import write_shards
 from igpt.data.sources import ArraySource, Record, Source
 
@@ -32,6 +32,7 @@ __all__ = [
     "Source",
     "check_claim",
     "check_source",
+    "made_by_fit",
     "open_dataset",
     "open_source",
     "palette_for",

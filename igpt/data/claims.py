@@ -16,6 +16,8 @@ from igpt.errors import DataCorrupt, NotFound, UserError
 from igpt.storage import Store
 
 OPTIONS = "options.json"
+#: Where a claim says what made the palette; older ones do not.
+_MADE = "palette_made"
 
 
 def shard_options(**values: Any) -> ShardOptions:
@@ -34,7 +36,7 @@ def claim(store: Store, options: ShardOptions, source: str, palette: Palette) ->
 
     source: its digest. Raises UserError where the place is claimed for another data set.
     """
-    wanted = {**_claims(options, source), "palette": palette.digest}
+    wanted = {**_claims(options, source), "palette": palette.digest, _MADE: palette.made}
     there = _there(store)
     if there is not None:
         _refuse_difference(wanted, there, store.uri)
@@ -47,18 +49,25 @@ def claim(store: Store, options: ShardOptions, source: str, palette: Palette) ->
     return False
 
 
-def check_claim(store: Store, options: ShardOptions, source: str) -> None:
-    """Raises UserError where the place is claimed for other options or another source.
+def check_claim(
+    store: Store, options: ShardOptions, source: str, *, made: str, palette: str | None
+) -> None:
+    """Raises UserError where the place is claimed for other options, source or palette.
 
-    Writes nothing. The palette is not looked at: it may still have to be fitted.
+    made: what makes the palette (`Palette.made`). palette: its digest; None where it may still have
+    to be fitted. Writes nothing.
     """
     found = _there(store)
     if found is None:
         with suppress(NotFound):
             found = _begun(store)
     if found is not None:
-        found.pop("palette", None)
-        _refuse_difference(_claims(options, source), found, store.uri)
+        wanted = {**_claims(options, source), _MADE: made}
+        if palette is None:
+            found.pop("palette", None)
+        else:
+            wanted["palette"] = palette
+        _refuse_difference(wanted, found, store.uri)
 
 
 def _claims(options: ShardOptions, source: str) -> dict[str, Any]:
@@ -73,7 +82,10 @@ def _there(store: Store) -> dict[str, Any] | None:
     except NotFound:
         return None
     claims = _claims(index.options, str(index.source["digest"]))
-    return {**claims, "palette": index.palette_digest}
+    claims["palette"] = index.palette_digest
+    with suppress(NotFound):  # of what was copied without it nobody knows what made the palette
+        claims |= {key: value for key, value in _begun(store).items() if key == _MADE}
+    return claims
 
 
 def _begun(store: Store) -> dict[str, Any]:
@@ -85,7 +97,10 @@ def _begun(store: Store) -> dict[str, Any]:
 
 
 def _refuse_difference(wanted: dict[str, Any], found: dict[str, Any], where: str) -> None:
-    different = [k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k)]
+    keys = wanted.keys() | found.keys()
+    if _MADE not in found or _MADE not in wanted:
+        keys -= {_MADE}
+    different = [k for k in sorted(keys) if wanted.get(k) != found.get(k)]
     if different:
         texts = [f"{k} is {found.get(k)!r} there, {wanted.get(k)!r} here" for k in different]
         raise UserError(

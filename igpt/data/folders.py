@@ -194,7 +194,11 @@ def _plain_tar(archive: Path) -> IO[bytes]:
 
 
 def _members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
-    """Offset and size of each regular file; of two of one name the later counts, as in tar."""
+    """Offset and size of each regular file; of two of one name the later counts, as in tar.
+
+    Raises tarfile.ReadError where it is cut or damaged: tarfile itself takes a header that it
+    cannot read for the end, unless it is the first.
+    """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     members = {}
@@ -205,4 +209,16 @@ def _members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
             if member.offset_data + member.size > length:
                 raise tarfile.ReadError("it ends in the middle of a file")
             members[_plain_name(member.name)] = (member.offset_data, member.size)
+        end = tar.offset
+    file.seek(end)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if mark.count(0) < tarfile.BLOCKSIZE:
+        how = "damaged" if len(mark) == tarfile.BLOCKSIZE else "cut off"
+        raise tarfile.ReadError(f"it is {how} at byte {end:,} of {length:,}")
+    while block := file.read(1 << 20):
+        if block.count(0) < len(block):
+            raise tarfile.ReadError(
+                f"more follows its end at byte {end:,} of {length:,}: it is damaged there, or "
+                "several tars in one file"
+            )
     return members

@@ -1,12 +1,16 @@
 """What the paths of an image folder mean: split, class and image.
 
-Three layouts are known: `<class>/file`, `{train,validation|val,test}/<class>/file`, and files
-without classes, at the top or in folders of splits. Folders below a class are part of the name
-only, and folders around the whole (`cifar10/train/cat/1.png`) count for nothing. Hidden files and
-`__MACOSX` are passed over; other files that are not images by their suffix are passed over too,
-and counted.
+Three layouts are known: `<class>/file`, `{train,validation,test}/<class>/file`, and files without
+classes, at the top or in folders of splits. A split may also be called `val`, `valid` or `dev`, in
+letters of any size. Folders below a class are part of the name only, and folders around the whole
+(`cifar10/train/cat/1.png`) count for nothing. Hidden files and `__MACOSX` are passed over; other
+files that are not images by their suffix are passed over too, and counted.
+
+One folder beside others may be called like a split: CIFAR-100 has a class `train`. Two are splits,
+and what lies beside or above them is refused: as classes they would put test images into training.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,7 +18,16 @@ from igpt.data.images import SUFFIXES
 from igpt.data.sources import Record
 from igpt.errors import UserError
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+#: Control characters, and the lone surrogates as which bytes arrive that are not UTF-8.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KNOWN = "<class>/image, {train,validation,test}/<class>/image, or images without folders"
 
 
@@ -30,8 +43,9 @@ class Layout:
 def read_layout(paths: Iterable[str], where: str) -> Layout:
     """The layout of relative, slash-separated `paths`; `where` names the whole in errors.
 
-    Raises UserError for no images at all, for images beside folders of images, for a class that
-    only the validation or test split has, and for names that are not text.
+    Raises UserError for no images at all, for images beside folders of images, for splits beside
+    what is no split, for a class that only the validation or test split has, and for names that
+    are not text.
     """
     shown = [path for path in paths if not _hidden(path)]
     images = sorted(path for path in shown if path.lower().endswith(SUFFIXES))
@@ -40,17 +54,20 @@ def read_layout(paths: Iterable[str], where: str) -> Layout:
         expected = f"files that end in {', '.join(SUFFIXES)}"
         raise UserError(f"{where} holds no images", expected=expected)
     for path in images:
-        if not path.isprintable():  # what is not UTF-8 arrives as lone surrogates
+        if _NO_TEXT.search(path):
             raise UserError(f"{where}: the name {path!r} is not plain text")
 
-    folders = _below_wrapping([path.split("/")[:-1] for path in images])
-    if all(folder and folder[0] in _SPLITS for folder in folders):
-        names = {folder[0] for folder in folders}
-        if {"val", "validation"} <= names:
-            raise UserError(f"{where} holds both val and validation", expected="one of them")
-        splits = [_SPLITS[folder[0]] for folder in folders]
+    folders = _below_wrapping([path.split("/")[:-1] for path in images], where)
+    names = {_first(folder) for folder in folders}
+    if all(map(_split, names)):
+        called: dict[str | None, str] = {}
+        for name in sorted(names):
+            if (other := called.setdefault(_split(name), name)) != name:
+                raise UserError(f"{where} holds both {other} and {name}", expected="one of them")
+        splits = [_SPLITS[folder[0].lower()] for folder in folders]
         folders = [folder[1:] for folder in folders]
     else:
+        _refuse_splits_of_classes(folders, where)
         splits = ["train"] * len(images)
     found = [folder[0] if folder else "" for folder in folders]
     classes = _classes(images, splits, found, where)
@@ -66,15 +83,61 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-def _below_wrapping(folders: list[list[str]]) -> list[list[str]]:
-    """The folders without those that hold everything and are neither a split nor a class."""
-    while (
-        all(len(folder) >= 2 for folder in folders)
-        and len({folder[0] for folder in folders}) == 1
-        and folders[0][0] not in _SPLITS
-    ):
-        folders = [folder[1:] for folder in folders]
+def _first(folder: list[str]) -> str:
+    """The outermost of a file's folders; empty where it lies in none."""
+    return folder[0] if folder else ""
+
+
+def _split(name: str) -> str | None:
+    """The split of which a folder of this name holds the images; None where it is none."""
+    return _SPLITS.get(name.lower())
+
+
+def _below_wrapping(folders: list[list[str]], where: str) -> list[list[str]]:
+    """The folders without those that hold everything and are neither a split nor a class.
+
+    Raises UserError where splits lie beside something else, there or one level below a folder that
+    holds everything.
+    """
+    _refuse_mixture({_first(folder) for folder in folders}, where)
+    while len(top := {_first(folder) for folder in folders}) == 1 and not _split(name := top.pop()):
+        below = [folder[1:] for folder in folders]
+        if name:
+            where = f"{where}/{name}"
+            _refuse_mixture({_first(folder) for folder in below}, where)
+        if not all(below):
+            break
+        folders = below
     return folders
+
+
+def _refuse_mixture(names: set[str], where: str) -> None:
+    """Raises UserError where two or more of the names are those of splits and another is not."""
+    splits = sorted(filter(_split, names))
+    others = sorted(name for name in names if not _split(name))
+    if len(splits) >= 2 and others:
+        beside = f"the folder {others[0]}" if others[0] else "an image"
+        raise UserError(
+            f"{where} holds the splits {', '.join(splits)}, and {beside} beside them",
+            expected=_KNOWN,
+            mend="Move away what belongs to no split; if all of them are classes, put them into a "
+            "folder train",
+        )
+
+
+def _refuse_splits_of_classes(folders: list[list[str]], where: str) -> None:
+    """Raises UserError where the folder of a class holds splits: `<class>/{train,test}/image`."""
+    below: dict[str, set[str]] = {}
+    for folder in folders:
+        if len(folder) >= 2 and _split(folder[1]):
+            below.setdefault(folder[0], set()).add(folder[1])
+    for name, splits in sorted(below.items()):
+        if len(splits) >= 2:
+            raise UserError(
+                f"{where} holds the splits {', '.join(sorted(splits))} inside of {name}",
+                expected=_KNOWN,
+                mend="Put the splits outside, the classes inside",
+            )
 
 
 def _classes(images: list[str], splits: list[str], found: list[str], where: str) -> tuple[str, ...]:

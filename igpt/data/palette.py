@@ -38,11 +38,13 @@ class Palette:
     """V colours, `centers` float32 [V, 3] in [-1, 1]; token t means the colour `centers[t]`.
 
     `note` says what a reader should know of how the palette came about, for the log and the record.
+    `made` says what made the palette of a data set, which the data set's claim holds.
     Raises UserError for centres of another shape, outside [-1, 1], or more than 65,536.
     """
 
     centers: NDArray[np.float32]
     note: str = ""
+    made: str = "given"
 
     def __post_init__(self) -> None:
         centers = np.array(self.centers, dtype=np.float32, order="C")

@@ -1,5 +1,6 @@
 """The palette of a data set that brings none: fitted once, to the source, and then kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,12 @@ def palette_for(
             f"{store.uri}/{PALETTE} has {palette.colors} colours, not {colors}",
             mend="Give the same input to go on with it, or another place for the new data set",
         )
-    return palette
+    return replace(palette, made=made_by_fit(colors, images))
+
+
+def made_by_fit(colors: int, images: int) -> str:
+    """`Palette.made` of one that was fitted; the rest that decides it is in the claim anyway."""
+    return f"{colors} colours fitted to at most {images} images"
 
 
 def _pixels(source: Source, resolution: int, images: int, resampling: Filter) -> NDArray[np.uint8]:

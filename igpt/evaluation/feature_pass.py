@@ -19,7 +19,7 @@ from igpt.errors import DataCorrupt, IgptError, UserError
 from igpt.evaluation.features import MEND, Chunk, SplitIndex, read_index
 from igpt.model.config import ModelConfig
 from igpt.storage import Store
-from igpt.storage.files import explained
+from igpt.storage.files import explained, reserve
 
 if TYPE_CHECKING:
     from igpt.data import Dataset
@@ -171,6 +171,7 @@ def _write_chunk(
         path = Path(folder) / name
         with explained("written", path):
             features = np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
+            reserve(path)
         for start in range(0, len(rows), batch):
             numbers = np.arange(rows[start], min(rows[start] + batch, rows.stop))
             tokens = torch.from_numpy(data.tokens(split, numbers).astype(np.int64)).to(device)

@@ -4,10 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
+from igpt.data.index import Index, SplitName
+from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.jobs.estimate import Inference, Need, inference_memory
-from igpt.jobs.features import model_shape, settle_inputs
-from igpt.jobs.inputs import data_index
+from igpt.jobs.inputs import settle_evaluation
+
+#: Whose images are completed where the recipe does not say, the first that there is.
+_PREFERRED: tuple[SplitName, ...] = ("test", "validation", "train")
 
 
 class GenerateConfig(JobConfig):
@@ -16,7 +20,9 @@ class GenerateConfig(JobConfig):
     job: Literal["generate"] = "generate"
     model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
     data: str | None = Field(default=None, description="images to complete; null: the model's own")
-    split: Literal["train", "validation", "test"] = "test"
+    split: SplitName | None = Field(
+        default=None, description="whose images; null: test, or else validation, or else train"
+    )
     samples: int = Field(default=64, ge=0, description="images drawn from nothing")
     completions: int = Field(default=8, ge=0, description="images whose top half is completed")
     completions_each: int = Field(default=4, ge=1, description="different completions of each")
@@ -27,23 +33,41 @@ class GenerateConfig(JobConfig):
 
 
 def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
-    """Settles the model and checks that the data fits it."""
-    root = preparation.root
-    model, data, _, inputs = settle_inputs(root, config.model, config.data, preparation)
-    index, _ = data_index(root, data)
+    """Settles model and split, and checks that the data fits the model."""
+    settled = settle_evaluation(preparation.root, config.model, config.data, preparation.folder)
+    split = _split(config, settled.index, settled.data)
     drawn = config.samples + config.completions * config.completions_each
-    memory = inference_memory(model_shape(root, model, index), cached=True)
     at_once = min(config.batch, max(config.samples, config.completions))
+    completions = f"{config.completions} x {config.completions_each} completions"
     return Prepared(
-        config.model_copy(update={"model": model, "data": data}),
-        inputs=inputs,
-        facts={
-            "model": model,
-            "draws": f"{config.samples} samples, "
-            f"{config.completions} x {config.completions_each} completions",
+        config.model_copy(update={"model": settled.model, "data": settled.data, "split": split}),
+        inputs=settled.inputs,
+        facts=settled.facts
+        | {
+            "draws": f"{config.samples} samples, {completions}"
+            + (f" of {split} images" if config.completions else "")
         },
-        need=Need(numbers={"images": drawn}, inference=Inference(memory, at_once)),
+        need=Need(
+            numbers={"images": drawn},
+            inference=Inference(inference_memory(settled.shape, cached=True), at_once),
+        ),
     )
+
+
+def _split(config: GenerateConfig, index: Index, data: str) -> SplitName | None:
+    """The split whose images are completed. Raises UserError for one that the data has not."""
+    if not config.completions:
+        return config.split
+    if config.split is None:
+        return next(split for split in _PREFERRED if split in index.splits)
+    if config.split not in index.splits:
+        raise UserError(
+            f"{data} has no split {config.split!r} whose images could be completed",
+            expected=f"one of {', '.join(index.splits)}",
+            mend=f"Try split={next(split for split in _PREFERRED if split in index.splits)}, or "
+            "completions=0",
+        )
+    return config.split
 
 
 JOB = Job(

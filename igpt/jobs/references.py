@@ -14,7 +14,6 @@ from igpt.model.sealed import MANIFEST, local_copy, sha256_of
 from igpt.runs import Run, find_run
 from igpt.runs.attempts import newest
 from igpt.runs.listing import list_hints
-from igpt.runs.reading import read_json
 from igpt.runs.record import open_run
 from igpt.runs.state import RunState
 from igpt.storage import Store, check_key, open_store
@@ -23,7 +22,7 @@ from igpt.storage import Store, check_key, open_store
 def settle(reference: str, folder: Path) -> str:
     """The reference in the form that is written into a record: relative paths made absolute."""
     if reference.startswith((".", "~")):
-        return str((folder / Path(reference).expanduser()).resolve())
+        return settle_path(reference, folder)
     reference = reference.rstrip("/")
     if "://" not in reference and not reference.startswith("/"):
         try:
@@ -34,6 +33,14 @@ def settle(reference: str, folder: Path) -> str:
                 expected="data/NAME, a path that begins with / or ./, or s3://bucket/prefix",
             ) from None
     return reference
+
+
+def settle_path(path: str, folder: Path) -> str:
+    """A path of this machine made absolute; `~` is a home, what is relative begins in `folder`."""
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home", expected="~/ or ~USER/") from None
 
 
 def open_reference(root: Store, reference: str) -> Store:
@@ -99,13 +106,6 @@ def latest_pretraining(root: Store) -> Run:
     )
 
 
-def layer_count(root: Store, reference: str) -> int:
-    """Feature layers of a model by its config.json: one for each block, and ln_f."""
-    config = read_json(open_reference(root, reference), "config.json")
-    layers = config["model"]["layers"] if "model" in config else config["n_layer"]
-    return int(layers) + 1
-
-
 def model_digest(root: Store, reference: str) -> str:
     """What identifies a model's bytes: sha256 of a checkpoint's manifest, or of the files' own."""
     folder = open_reference(root, reference)
@@ -113,10 +113,15 @@ def model_digest(root: Store, reference: str) -> str:
         return hashlib.sha256(folder.get(MANIFEST)).hexdigest()
     names = [name for name in folder.children() if name.endswith((".json", ".safetensors"))]
     if "config.json" not in names:
-        raise NotFound(
-            f"{folder.uri} holds no model",
-            expected="a committed checkpoint or an exported folder, with its config.json",
-        )
+        raise no_model(folder)
     with tempfile.TemporaryDirectory(prefix="igpt-model-") as scratch:
         digests = {name: sha256_of(local_copy(folder, name, Path(scratch))) for name in names}
     return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+
+
+def no_model(folder: Store) -> NotFound:
+    """What to raise for a folder in which no model is."""
+    return NotFound(
+        f"{folder.uri} holds no model",
+        expected="a committed checkpoint or an exported folder, with its config.json",
+    )

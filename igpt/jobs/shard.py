@@ -1,16 +1,26 @@
 """The job `shard`: images in, quantized WebDataset shards out."""
 
+from collections import Counter
 from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.data import check_claim, check_source, open_source, shard_options
+from igpt.data import (
+    Palette,
+    Source,
+    check_claim,
+    check_source,
+    made_by_fit,
+    open_source,
+    shard_options,
+)
 from igpt.data.preprocessing import Filter
 from igpt.data.shard_format import geometry
+from igpt.data.sources import SPLITS
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.jobs.estimate import Need, readable_bytes
-from igpt.jobs.references import open_reference, settle
+from igpt.jobs.references import open_reference, settle, settle_path
 from igpt.storage import check_writable
 
 
@@ -56,25 +66,25 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
             expected="folder:PATH, tar:PATH or zip:PATH",
             mend=f"Try source=folder:{config.source}",
         )
-    source_uri = f"{scheme}:{path if '://' in path else (preparation.folder / path).resolve()}"
+    folder = preparation.folder
+    source_uri = f"{scheme}:{path if '://' in path else settle_path(path, folder)}"
     source = open_source(source_uri)
     if config.bad_images == 0:
         check_source(source)
-    palette = (
-        config.palette
-        if config.palette == "fit"
-        else settle(
-            config.palette
-            if config.palette.startswith((".", "/", "~")) or "://" in config.palette
-            else f"./{config.palette}",
-            preparation.folder,
-        )
-    )
-    output = settle(config.output, preparation.folder)
+    inputs, facts = {"source": source.digest}, _facts(source, config)
+    palette, made = config.palette, made_by_fit(config.colors, config.palette_images)
+    if palette != "fit":
+        named = palette.startswith((".", "/", "~")) or "://" in palette
+        palette = settle(palette if named else f"./{palette}", folder)
+        given = Palette.load(palette)
+        inputs["palette"], made = given.digest, given.made
+        facts["palette"] = f"{given.colors} colours, {given.digest[:12]}"
+    output = settle(config.output, folder)
     if output.split("/")[0] in ("runs", "index", "features"):
         raise UserError(f"output {output} is where runs are kept", expected="data/NAME")
     place = open_reference(preparation.root, output)
-    check_claim(place, shard_options(**config.options()), source.digest)
+    options = shard_options(**config.options())
+    check_claim(place, options, source.digest, made=made, palette=inputs.get("palette"))
     if not preparation.dry_run:
         check_writable(place)
     # How many of the images are for training shows when they are shared out; all is the most.
@@ -82,11 +92,8 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
     size = samples * geometry(config.resolution**2)[0]
     return Prepared(
         config.model_copy(update={"source": source_uri, "output": output, "palette": palette}),
-        inputs={"source": source.digest},
-        facts={
-            "images": f"{len(source):,} in {len(source.classes)} classes",
-            "output": f"{output}, {config.resolution}x{config.resolution}",
-        },
+        inputs=inputs,
+        facts=facts | {"output": f"{output}, {config.resolution}x{config.resolution}"},
         need=Need(
             facts={"shards": f"at most {readable_bytes(size)}: {samples:,} samples"},
             numbers={"images": len(source), "samples": samples, "shard_bytes": size},
@@ -94,6 +101,22 @@ def prepare(config: ShardConfig, preparation: Preparation) -> Prepared:
             output=output,
         ),
     )
+
+
+def _facts(source: Source, config: ShardConfig) -> dict[str, str]:
+    """How many images, and in which splits: a layout that was meant otherwise shows here."""
+    found = Counter(source.record(number).split for number in range(len(source)))
+    splits = [f"{name} {found[name]:,}" for name in SPLITS if found[name]]
+    held_out = {"validation": config.validation, "test": config.test}
+    splits += [
+        f"{fraction:.3g} of train held out for {name}"
+        for name, fraction in held_out.items()
+        if fraction and found["train"] and not found[name]
+    ]
+    return {
+        "images": f"{len(source):,} in {len(source.classes)} classes",
+        "splits": ", ".join(splits),
+    }
 
 
 JOB = Job(

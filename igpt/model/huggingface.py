@@ -7,13 +7,15 @@ network does not have; dropout is 0.1 by default where the paper has none.
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict
 
 from igpt.errors import UserError
 from igpt.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Our name of a tensor inside a block -> theirs. The last four are Conv1D: transposed, with a bias.
 _BLOCK = {
@@ -49,9 +51,16 @@ def read_config(config: Mapping[str, object], where: str) -> ModelConfig:
     """The shape in their config.json. Raises UserError for a network that is not OpenAI's."""
     try:
         theirs = _Config.model_validate(dict(config))
-    except ValidationError as error:
+        resolution = math.isqrt(theirs.n_positions)
+        shape = ModelConfig(
+            layers=theirs.n_layer,
+            width=theirs.n_embd,
+            heads=theirs.n_head,
+            resolution=resolution,
+            colors=theirs.vocab_size - 1,
+        )
+    except ValueError as error:
         raise UserError(f"{where} is not an ImageGPT config.json: {error}") from None
-    resolution = math.isqrt(theirs.n_positions)
     differences = {
         f"n_positions {theirs.n_positions} is no square": resolution**2 != theirs.n_positions,
         f"n_inner {theirs.n_inner} is not 4 x n_embd": theirs.n_inner
@@ -67,13 +76,7 @@ def read_config(config: Mapping[str, object], where: str) -> ModelConfig:
     found = [difference for difference, applies in differences.items() if applies]
     if found:
         raise UserError(f"{where} is not an OpenAI Image GPT: {'; '.join(found)}")
-    return ModelConfig(
-        layers=theirs.n_layer,
-        width=theirs.n_embd,
-        heads=theirs.n_head,
-        resolution=resolution,
-        colors=theirs.vocab_size - 1,
-    )
+    return shape
 
 
 def write_config(config: ModelConfig) -> dict[str, object]:
@@ -102,7 +105,7 @@ def write_config(config: ModelConfig) -> dict[str, object]:
     }
 
 
-def to_ours(config: ModelConfig, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def to_ours(config: ModelConfig, theirs: Mapping[str, "Tensor"], where: str) -> dict[str, "Tensor"]:
     """Our state, float32, from their tensors.
 
     Raises UserError for a bias that is not zero and for tensors that are missing, unknown or of
@@ -127,8 +130,10 @@ def to_ours(config: ModelConfig, theirs: Mapping[str, Tensor], where: str) -> di
     return ours
 
 
-def to_theirs(config: ModelConfig, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_theirs(config: ModelConfig, ours: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Their tensors, float32 on the CPU, from our state."""
+    import torch
+
     state = {name: tensor.detach().float().cpu() for name, tensor in ours.items()}
     theirs: dict[str, Tensor] = {}
     for name, their_name in _names(config).items():
@@ -163,7 +168,7 @@ def _is_mask(name: str) -> bool:
     return name.endswith((".attn.bias", ".attn.masked_bias"))
 
 
-def _take(tensors: dict[str, Tensor], name: str, where: str) -> Tensor:
+def _take(tensors: dict[str, "Tensor"], name: str, where: str) -> "Tensor":
     if name not in tensors:
         raise UserError(
             f"{where} has no tensor {name!r}",

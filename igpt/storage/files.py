@@ -65,6 +65,22 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise UserError(what, mend=mend) from error
 
 
+def reserve(path: Path) -> None:
+    """Takes the disk's space for a file that is all holes, so that a full disk is an OSError here.
+
+    Later, in a mapped page, it would be a SIGBUS that kills the process. Where the system or the
+    file system cannot do that, nothing happens.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+
+
 def write_file(path: Path, fill: Callable[[BinaryIO], None], *, exclusive: bool = False) -> bool:
     """Lets `fill` write a file that then appears at `path`; says whether it did.
 

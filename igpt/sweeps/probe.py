@@ -14,9 +14,8 @@ from igpt.data import Index
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
 from igpt.jobs.estimate import Need
-from igpt.jobs.features import SPLITS, features_need, model_shape, settle_inputs
-from igpt.jobs.inputs import data_index
-from igpt.jobs.references import layer_count
+from igpt.jobs.features import SPLITS, features_need
+from igpt.jobs.inputs import settle_evaluation
 from igpt.model.config import ModelConfig
 
 Subject = Literal["trained", "untrained", "raw pixels"]
@@ -69,9 +68,8 @@ class ProbeConfig(JobConfig):
 
 def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
     """Settles the model and checks that the data can answer the question."""
-    root = preparation.root
-    model, data, run, inputs = settle_inputs(root, config.model, config.data, preparation)
-    index, _ = data_index(root, data)
+    settled = settle_evaluation(preparation.root, config.model, config.data, preparation.folder)
+    data, index = settled.data, settled.index
     for split in SPLITS:
         if split not in index.splits or index.splits[split].samples == 0:
             raise UserError(
@@ -93,19 +91,22 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
             f"a budget of {min(budgets)} labels cannot hold {len(index.classes)} classes"
         )
     if config.layers != "all":
-        highest = layer_count(root, model) - 1
+        highest = settled.shape.layers  # one for each block's input, and ln_f
         if max(config.layers) > highest:
             raise UserError(
-                f"there is no layer {max(config.layers)} in {model}", expected=f"0 to {highest}"
+                f"there is no layer {max(config.layers)} in {settled.model}",
+                expected=f"0 to {highest}",
             )
-    facts = {
-        "model": model + (f" of run {run.id}" if run else ""),
+    facts = settled.facts | {
         "data": data,
         "fits": f"{len(config.l2)} L2 x {_budgets(config)} x {len(config.seeds)} seeds a layer",
     }
-    settled = config.model_copy(update={"model": model, "data": data})
-    need = _need(config, model_shape(root, model, index), index)
-    return Prepared(settled, inputs, facts, need)
+    return Prepared(
+        config.model_copy(update={"model": settled.model, "data": data}),
+        settled.inputs,
+        facts,
+        _need(config, settled.shape, index),
+    )
 
 
 def _need(config: ProbeConfig, shape: ModelConfig, index: Index) -> Need:

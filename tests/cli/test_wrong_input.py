@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from igpt.data import open_dataset
+from igpt.data import Palette, open_dataset
 from igpt.model.config import ModelConfig
 from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT
@@ -152,6 +152,28 @@ def test_a_run_that_does_not_exist_is_not_found(root: Store, tmp_path: Path) -> 
     for verb in ("status", "logs", "cancel", "resume", "delete", "report"):
         said = refused(root, tmp_path, verb, "nobody", code=4)
         assert "igpt-jobs list" in said
+
+
+@pytest.mark.parametrize(
+    "job", [["submit", "features"], ["submit", "generate"], ["sweep", "probe"]]
+)
+def test_an_address_of_a_model_of_another_palette_is_refused(
+    root: Store, tmp_path: Path, job: list[str]
+) -> None:
+    other = Palette(np.linspace(-1, 1, 48, dtype=np.float32).reshape(16, 3))
+    model = ImageGPT(ModelConfig(layers=1, width=8, heads=1, resolution=8, colors=16))
+    export_huggingface(model, other, tmp_path / "model")
+    said = refused(root, tmp_path, *job, "model=./model", "data=data/digits")
+    assert other.digest[:12] in said
+    assert "the same palette" in said
+
+
+def test_splits_beside_what_is_none_are_refused(root: Store, tmp_path: Path, images: Path) -> None:
+    (images / "class0").rename(images / "train")
+    (images / "class1").rename(images / "test")
+    said = refused(root, tmp_path, "submit", "shard", f"source=folder:{images}", "output=data/x")
+    assert "holds the splits test, train, and the folder class2 beside them" in said
+    assert "Move away what belongs to no split" in said
 
 
 @pytest.mark.parametrize(

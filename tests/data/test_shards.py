@@ -448,6 +448,45 @@ def test_a_palette_is_fitted_once_and_then_kept(tmp_path: Path) -> None:
         palette_for(a_source(), tmp_path, resolution=8, colors=9)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_fitted_palette_is_not_taken_for_one_that_was_given_nor_for_another_fit(
+    tmp_path: Path, finished: bool
+) -> None:
+    def fitted(where: str, images: int) -> Palette:
+        return palette_for(a_source(), tmp_path / where, resolution=8, colors=16, images=images)
+
+    def begun(where: str, palette: Palette) -> None:
+        if finished:
+            write(a_source(), tmp_path / where, palette=palette)
+        else:
+            with pytest.raises(Stop):
+                write(a_source(), tmp_path / where, palette=palette, progress=stop_after(30))
+
+    begun("given", a_palette())
+    with pytest.raises(UserError, match="palette_made is 'given' there, '16 colours fitted to"):
+        write(a_source(), tmp_path / "given", palette=fitted("given", 50))
+    begun("fitted", fitted("fitted", 50))
+    with pytest.raises(UserError, match=r"at most 50 images' there, .* at most 60 images' here"):
+        write(a_source(), tmp_path / "fitted", palette=fitted("fitted", 60))
+    write(a_source(), tmp_path / "fitted", palette=fitted("fitted", 50))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_claim_that_does_not_say_what_made_its_palette_is_gone_on_with(
+    tmp_path: Path, finished: bool
+) -> None:
+    if finished:
+        write(a_source(), tmp_path)
+    else:
+        with pytest.raises(Stop):
+            write(a_source(), tmp_path, progress=stop_after(30))
+    claim = json.loads((tmp_path / "options.json").read_text())
+    del claim["palette_made"]
+    (tmp_path / "options.json").write_text(json.dumps(claim))
+    palette = palette_for(a_source(), tmp_path, resolution=8, colors=16)
+    assert write(a_source(), tmp_path, palette=palette).palette_digest == a_palette().digest
+
+
 def test_a_palette_is_fitted_to_training_images_that_can_be_read(tmp_path: Path) -> None:
     pixels = np.full((3, 8, 8, 3), 10, np.uint8)
     pixels[2] = 99

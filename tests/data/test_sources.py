@@ -1,17 +1,21 @@
 """Sources: folders, tars and arrays, in one order everywhere, with clear refusals."""
 
+import gzip
 import io
+import lzma
 import os
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from igpt.data import ArraySource, BadImage, Source, check_source, open_source
 from igpt.data.images import decode_image
@@ -76,6 +80,34 @@ def test_layouts(
     assert [(name, label) for name, label, _ in listed(source)] == expected
     assert {split for _, _, split in listed(source)} == {"train"}
     assert classes is None or source.classes == classes
+
+
+@pytest.mark.parametrize("around", ["", "cifar10/"])
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [("train", "valid", "test"), ("Train", "Val", "Test"), ("TRAIN", "dev", "test")],
+)
+def test_splits_by_their_other_names(
+    tmp_path: Path, around: str, train: str, validation: str, test: str
+) -> None:
+    write_files(tmp_path, [f"{around}{name}/cat/1.png" for name in (train, validation, test)])
+    found = {
+        name.split("/")[-3]: split for name, _, split in listed(open_source(f"folder:{tmp_path}"))
+    }
+    assert found == {train: "train", validation: "validation", test: "test"}
+    assert open_source(f"folder:{tmp_path}").classes == ("cat",)
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    """CIFAR-100 has a class `train`, in folders of classes alone and in those of splits."""
+    write_files(tmp_path / "plain", ["bus/1.png", "train/1.png", "trout/1.png"])
+    write_files(
+        tmp_path / "split", [f"{s}/{c}/1.png" for s in ("train", "test") for c in ("bus", "train")]
+    )
+    assert open_source(f"folder:{tmp_path}/plain").classes == ("bus", "train", "trout")
+    found = open_source(f"folder:{tmp_path}/split")
+    assert found.classes == ("bus", "train")
+    assert found.describe()["splits"] == {"test": 2, "train": 2}
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [("", "w"), (".gz", "w:gz"), (".xz", "w:xz")])
@@ -159,6 +191,36 @@ def test_a_tar_that_ends_early_or_is_none_is_refused(tmp_path: Path) -> None:
         open_source(f"tar:{tmp_path / 'text.tar'}")
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda whole: whole[:1024], "cut off at byte 1,024 of 1,024"),
+        (lambda whole: whole[:1324], "cut off at byte 1,024 of 1,324"),
+        (lambda whole: whole[:1024] + b"x" * 512 + whole[1536:], "damaged at byte 1,024 of 10,240"),
+        (
+            lambda whole: whole[:1024] + bytes(512) + whole[1536:],
+            "more follows its end at byte 1,024 of 10,240",
+        ),
+        (lambda whole: whole + whole, "more follows its end at byte 2,048 of 20,480"),
+    ],
+)
+def test_no_image_of_a_cut_or_damaged_tar_is_lost_without_a_word(
+    tmp_path: Path, suffix: str, damage: Callable[[bytes], bytes], problem: str
+) -> None:
+    buffer, picture = io.BytesIO(), encoded(noise(1)[0])
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(2):  # a header and a block each
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
+    content = damage(buffer.getvalue())
+    packed = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix](content)
+    (tmp_path / f"b.tar{suffix}").write_bytes(packed)
+    with pytest.raises(UserError, match=f"not a whole tar: .*{problem}"):
+        open_source(f"tar:{tmp_path}/b.tar{suffix}")
+
+
 def test_files_that_are_not_images_are_left_out_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,6 +256,16 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
         (["a/1.png", "2.png"], "2.png lies beside folders"),
         (["train/a/1.png", "val/images/2.png"], "'images' of validation is not a class of train"),
         (["train/a/1.png", "val/a/2.png", "validation/a/2.png"], "both val and validation"),
+        (["train/a/1.png", "Train/a/1.png"], "both Train and train"),
+        (
+            ["train/a/1.png", "test/a/1.png", "unlabeled/1.png"],
+            "splits test, train, and the folder",
+        ),
+        (["Train/a/1.png", "dev/a/1.png", "x/1.png"], "splits Train, dev, and the folder x"),
+        (["train/a/1.png", "test/a/1.png", "logo.png"], "an image beside them"),
+        (["c/train/a/1.png", "c/test/a/1.png", "c/logo.png"], "/c holds the splits .* an image"),
+        (["c/train/a/1.png", "c/test/a/1.png", "c/x/1.png"], "/c holds the splits .* folder x"),
+        (["a/train/1.png", "a/test/2.png", "b/train/3.png"], "splits test, train inside of a"),
     ],
 )
 def test_layouts_that_mean_nothing_are_refused(
@@ -201,6 +273,23 @@ def test_layouts_that_mean_nothing_are_refused(
 ) -> None:
     write_files(tmp_path, names)
     with pytest.raises(UserError, match=problem):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_names_are_any_text(tmp_path: Path) -> None:
+    """macOS writes a narrow no-break space before PM; others come with no-break spaces."""
+    names = ["a/Screenshot 9.41\u202fPM.png", "a/x\u00a0y.png", "ж/\U0001f408.png"]
+    write_files(tmp_path, names)
+    assert [name for name, _, _ in listed(open_source(f"folder:{tmp_path}"))] == names
+
+
+@pytest.mark.parametrize(
+    "name", [b"a/\xff.png", b"a/x\ny.png", b"a/\x1b[2J.png", b"a/\xc2\x85.png"]
+)
+def test_names_that_are_no_text_are_refused(tmp_path: Path, name: bytes) -> None:
+    write_files(tmp_path, ["a/1.png"])
+    (tmp_path / "a/1.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    with pytest.raises(UserError, match="not plain text"):
         open_source(f"folder:{tmp_path}")
 
 
@@ -255,6 +344,61 @@ def test_a_picture_is_turned_as_its_camera_says() -> None:
     Image.fromarray(noise(1)[0][:4]).save(buffer, "PNG", exif=exif)
     found = decode_image(buffer.getvalue(), "picture")
     assert np.array_equal(found, np.rot90(noise(1)[0][:4], -1))
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """An EXIF block of big-endian entries: tag, type, count, and the four bytes of their value."""
+    listed = b"".join(struct.pack(">HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + listed + bytes(4)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_each_of_the_eight_orientations_is_turned_upright(orientation: int) -> None:
+    picture = Image.fromarray(noise(1)[0][:4])
+    exif = exif_of((0x0112, 3, 1, struct.pack(">HH", orientation, 0)))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(buffer))
+    assert np.array_equal(decode_image(buffer.getvalue(), "picture"), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (0x010E, 11, 1, bytes(4)),  # a description that is a number
+        (0x011A, 2, 4, b"abc\0"),  # a resolution that is a text
+        (0xA005, 1, 1, bytes(4)),  # the place of more EXIF as a byte
+        (0x8769, 9, 1, b"\xff\xff\xff\xf0"),  # and before the beginning
+        (0x0111, 4, 1, b"\xff\xff\xff\xf0"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_odd_exif_costs_no_picture(kind: str, entry: tuple[int, int, int, bytes]) -> None:
+    exif = exif_of((0x0112, 3, 1, struct.pack(">HH", 6, 0)), entry)
+    buffer = io.BytesIO()
+    Image.fromarray(noise(1)[0][:4]).save(buffer, kind, exif=exif)
+    assert decode_image(buffer.getvalue(), "picture").shape == (8, 4, 3)
+
+
+@pytest.mark.parametrize("given", [(2, 4, b"six\0"), (11, 1, b"\x7f\xc0\0\0")])
+def test_an_orientation_that_is_no_number_turns_nothing(given: tuple[int, int, bytes]) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(1)[0][:4]).save(buffer, "PNG", exif=exif_of((0x0112, *given)))
+    assert np.array_equal(decode_image(buffer.getvalue(), "picture"), noise(1)[0][:4])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_whatever_bytes_are_damaged_it_is_a_picture_or_a_bad_image(kind: str) -> None:
+    random = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    exif = {} if kind == "BMP" else {"exif": exif_of((0x0112, 3, 1, struct.pack(">HH", 6, 0)))}
+    Image.fromarray(noise(1, 16)[0]).save(buffer, kind, **exif)
+    for _ in range(200):
+        content = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+        content[random.integers(0, min(len(content), 200), 4)] = random.integers(0, 256, 4)
+        with suppress(BadImage):
+            assert decode_image(content.tobytes(), "picture").shape[2] == 3
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from igpt.data import Dataset
-from igpt.errors import DataCorrupt, IgptError, NotFound, UserError
+from igpt.errors import DataCorrupt, IgptError, NotFound, Unreachable, UserError
 from igpt.evaluation import (
     features_key,
     model_digest,
@@ -343,6 +346,30 @@ def test_key_depends_on_model_and_data() -> None:
     keys = {features_key("a", "b"), features_key("b", "a"), features_key("a", "c")}
     assert len(keys) == 3
     assert all(len(key) == 32 and int(key, 16) >= 0 for key in keys)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own with room for two pages: the first and the last of a file with a hole."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    page = os.sysconf("SC_PAGESIZE")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={16 * page}", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may make a small disk")
+    (folder / "filler").write_bytes(bytes(shutil.disk_usage(folder).free - 2 * page))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_kills_nobody(
+    data: Dataset, store: Store, full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(full_disk))
+    config = ModelConfig(layers=2, width=64, heads=2, resolution=4, colors=8)
+    with pytest.raises(Unreachable, match=r"disk/.*train-000000\.npy cannot be written: No space"):
+        write_features(ImageGPT(config), data, "train", store)
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
 
 
 def test_size_is_that_of_the_stored_numbers(model: ImageGPT, data: Dataset, store: Store) -> None:

@@ -15,7 +15,7 @@ import pytest
 from igpt.errors import NotFound, Unreachable, UserError
 from igpt.storage import Store, check_writable, open_store
 from igpt.storage.directory import DirectoryStore
-from igpt.storage.files import TEMPORARY, explained, write_file
+from igpt.storage.files import TEMPORARY, explained, reserve, write_file
 
 
 def root(store: Store) -> Path:
@@ -215,6 +215,16 @@ def test_a_full_disk_is_reported_with_what_to_do() -> None:
         path.open("wb", buffering=0) as file,
     ):
         file.write(b"1")
+
+
+def test_space_is_taken_where_that_can_be_and_nothing_is_said_where_not(tmp_path: Path) -> None:
+    for size in (0, 1 << 20):  # of an empty file the system says that its length cannot be
+        path = tmp_path / str(size)
+        path.touch()
+        os.truncate(path, size)
+        reserve(path)
+        assert path.stat().st_size == size
+        assert path.stat().st_blocks * 512 >= size
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.ESHUTDOWN, errno.ENETUNREACH])

@@ -31,6 +31,11 @@ def run(config: ShardConfig, context: Context) -> dict[str, Any]:
         )
     else:
         palette = Palette.load(config.palette)
+        if palette.digest != context.run.spec().inputs.get("palette", palette.digest):
+            raise UserError(
+                f"{config.palette} is not what it was when the run was submitted",
+                mend="Submit again to use the palette as it is now",
+            )
 
     def progress(done: int, total: int) -> None:
         context.check_stop()
