@@ -7,11 +7,13 @@ reached, 4 not found, 5 cancelled, 6 stalled or superseded, 130 interrupted.
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from igpt.cli import streams
 from igpt.errors import IgptError, UserError
 
 #: The verbs in the order of help, each with the line that help shows. A verb's module is
@@ -69,13 +71,35 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except IgptError as error:
-            print(f"igpt-jobs: {error}", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+            raise _ended(error) from None
+        except (KeyboardInterrupt, typer.Abort):
             raise typer.Exit(130) from None
         except BrokenPipeError:  # as in `logs | head`: whoever reads has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.silence(sys.stdout)
             raise typer.Exit(0) from None
+        except OSError as error:
+            if (explained := _explained(error)) is None:
+                raise
+            raise _ended(explained) from None
+
+
+def _ended(error: IgptError) -> typer.Exit:
+    """Says what is wrong; the exit of its class."""
+    streams.say(f"igpt-jobs: {error}")
+    return typer.Exit(error.exit_code)
+
+
+def _explained(error: OSError) -> IgptError | None:
+    """What the system refused, for people; None where it names no path."""
+    from igpt.storage.files import explained  # more than all of --help
+
+    if not isinstance(error.filename, str | os.PathLike):
+        return None
+    try:
+        with explained("used", Path(error.filename)):
+            raise error
+    except IgptError as found:
+        return found
 
 
 def _nothing() -> None:
@@ -113,4 +137,5 @@ def root(
 
 def main() -> None:
     """The entry point of the command."""
+    streams.open_all()
     app(prog_name="igpt-jobs")

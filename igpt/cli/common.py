@@ -15,9 +15,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from igpt.cli.streams import output
+from igpt.cli.streams import say as say
 from igpt.errors import UserError
 from igpt.runs import Run, find_run
 from igpt.storage import Store, open_store, resolve_store
+from igpt.storage.files import explained
 
 StoreOption = Annotated[
     str | None,
@@ -47,8 +50,12 @@ def store_of(option: str | None) -> Store:
     if option == "":
         raise UserError("--store is empty", expected="a folder or s3://bucket/prefix")
     uri, settings, origin = resolve_store(option, os.environ, here())
-    if "://" not in uri and Path(uri).exists() and not Path(uri).is_dir():
-        raise UserError(f"the store {uri} ({origin}) is a file", expected="a folder, or a new name")
+    if "://" not in uri:
+        with explained("read", Path(uri)):
+            is_file = Path(uri).exists() and not Path(uri).is_dir()
+        if is_file:
+            expected = "a folder, or a new name"
+            raise UserError(f"the store {uri} ({origin}) is a file", expected=expected)
     # The supervisor and the workers inherit how to reach it; credentials stay in boto3's chain.
     os.environ.update(settings.to_environment())
     return open_store(uri, settings)
@@ -60,18 +67,33 @@ def run_of(wanted: str, store: str | None) -> Run:
 
 
 def here() -> Path:
-    """Where relative paths begin."""
-    return Path.cwd()
+    """Where relative paths begin. Raises UserError where that folder has been removed."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UserError(
+            f"the working directory cannot be used: {error.strerror}",
+            mend="cd to a folder that is there",
+        ) from None
 
 
-def say(text: str) -> None:
-    """A message for people, to standard error."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+def confirm(question: str, otherwise: str, *, default: bool) -> None:
+    """Asks; no is the end, and Ctrl-C is no. `otherwise` says what has not been done."""
+    try:
+        if typer.confirm(question, default=default, err=True):
+            return
+        code = 0
+    except typer.Abort:
+        say("")  # the cursor stands behind the question
+        code = 130
+    say(otherwise)
+    raise typer.Exit(code)
 
 
 def out(text: str) -> None:
     """What was asked for, to standard output."""
-    print(text, flush=True)  # noqa: T201
+    with output():
+        print(text, flush=True)  # noqa: T201
 
 
 def print_json(document: Any) -> None:

@@ -3,9 +3,16 @@
 import sys
 import time
 
-import typer
-
-from igpt.cli.common import JsonOption, RunArgument, StoreOption, YesOption, print_json, run_of, say
+from igpt.cli.common import (
+    JsonOption,
+    RunArgument,
+    StoreOption,
+    YesOption,
+    confirm,
+    print_json,
+    run_of,
+    say,
+)
 from igpt.clusters import look, status
 from igpt.errors import DataCorrupt, UserError
 from igpt.runs import Run
@@ -26,8 +33,9 @@ def command(
         now = status(found)
         state = str(now.state)
         if now.state.active or not _is_quiet(found):
+            doing = now.reason if now.state.active and now.reason else "its supervisor at work"
             raise UserError(
-                f"run {found.id} is {now.state}, its supervisor at work",
+                f"run {found.id} is {now.state}, {doing}",
                 mend=f"igpt-jobs cancel {found.id} --wait first",
             )
     except DataCorrupt as damage:  # a damaged record must not be in the way of removing it
@@ -41,8 +49,7 @@ def command(
                 mend="--yes says that this is meant",
             )
         question = f"Delete {found.id} ({state}, {len(objects)} objects, {size / 1e6:,.1f} MB)?"
-        if not typer.confirm(question, err=True):
-            raise typer.Exit(0)
+        confirm(question, "nothing deleted", default=False)
     removed = found.delete()
     if as_json:
         print_json({"run": found.id, "objects": removed, "bytes": size})

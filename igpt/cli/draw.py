@@ -27,6 +27,7 @@ from igpt.cli.view import (
     sparkline,
     what_next,
 )
+from igpt.jobs.estimate import counted
 from igpt.runs.state import RunState
 
 _STYLES = {
@@ -120,7 +121,7 @@ def _heading(view: RunView, now: float) -> RenderableType:
         title.append(f": {view.reason}")
     where = [view.job]
     if view.cluster:
-        count = f"{view.workers} worker{'' if view.workers == 1 else 's'}"
+        count = counted(view.workers or 0, "worker")
         job = f" as job {view.cluster_job}" if view.cluster_job else ""
         host = f" at {view.host}" if view.host else ""
         where.append(f"on {view.cluster}{job} with {count}{host}")

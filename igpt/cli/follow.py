@@ -82,11 +82,12 @@ def _lines(label: str) -> Iterator[Any]:
     def show(now: Status, fields: dict[str, Any]) -> None:
         nonlocal last, said
         done = fields.get("done")
+        if not now.state.active:
+            return  # whoever follows says how it ended
         changed = now.state != last[0]
         due = done != last[1] and time.monotonic() - said > _PLAIN_SECONDS
         if changed or due:
-            detail = progress_line(fields) if now.state.active else ""
-            say(f"{label} {now.state}  {detail}".rstrip())
+            say(f"{label} {now.state}  {progress_line(fields)}".rstrip())
             last, said = (now.state, done), time.monotonic()
 
     yield show

@@ -3,10 +3,9 @@
 A look at one run is about five requests, or ten the first time.
 """
 
-import json
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,10 +14,12 @@ from igpt.cli.view import DAMAGED, Checkpoint, Loss, Row, RunView, attempts, ext
 from igpt.clusters import status
 from igpt.clusters.standing import cluster_of
 from igpt.errors import DataCorrupt, NotFound
+from igpt.jobs.references import checkpoint_key, newest_checkpoint
 from igpt.runs import Run
-from igpt.runs.attempts import attempt_numbers
+from igpt.runs.attempts import Claim, attempt_numbers, on_lineage
 from igpt.runs.events import CHECKPOINTED, LAUNCHED, LIFE
 from igpt.runs.listing import Hint
+from igpt.runs.reading import read_json_lines
 from igpt.runs.record import open_run
 from igpt.runs.remembered import RememberedRecord
 from igpt.runs.state import Heartbeat
@@ -67,7 +68,6 @@ class Watched:
         numbers = attempt_numbers(run.record)
         claims = run.claims()
         cluster = cluster_of(run)
-        saved = run.last_event(CHECKPOINTED)
         progress = beat.progress if beat else {}
         if claims:
             self._note_loss(claims[-1].attempt, progress)
@@ -87,7 +87,7 @@ class Watched:
             heartbeat=beat.time if beat else None,
             seconds_left=self._left(beat, max(numbers)) if beat and now.state.active else None,
             attempts=attempts(numbers, claims, run.events(LIFE), now.state),
-            last_checkpoint=Checkpoint(int(saved.fields["step"]), saved.time) if saved else None,
+            last_checkpoint=last_checkpoint(run, claims),
             losses=tuple(self._losses),
         )
 
@@ -133,6 +133,19 @@ def rows(hints: Iterable[Hint], root: Store) -> list[Row]:
     return [row for row in found if row is not None]
 
 
+def last_checkpoint(run: Run, claims: Sequence[Claim]) -> Checkpoint | None:
+    """The last checkpoint that counts. `claims` are all of the run."""
+    saved = run.last_event(CHECKPOINTED)
+    if saved and on_lineage(claims, saved.attempt or 0, int(saved.fields["step"])):
+        return Checkpoint(int(saved.fields["step"]), saved.time)
+    # What was saved last is no longer on the lineage; what is takes a longer look.
+    best = newest_checkpoint(run) if saved else None
+    if best is None:
+        return None
+    committed = run.record.objects(f"{checkpoint_key(*best)}/COMMITTED")
+    return Checkpoint(best[0], committed[0].modified) if committed else None
+
+
 def _job_of(run: Run) -> str | None:
     launched = run.last_event(LAUNCHED)
     return str(launched.fields["job"]) if launched and "job" in launched.fields else None
@@ -157,7 +170,7 @@ def recent_losses(record: Store, attempt: int, step: int) -> list[Loss]:
             break
     losses: list[Loss] = []
     for key in reversed(parts[-_PARTS:]):
-        lines = [json.loads(line) for line in record.get(key).decode().splitlines()]
+        lines = read_json_lines(record, key)
         losses[:0] = [Loss(line["step"], line["loss"]) for line in lines if "loss" in line]
         if len(losses) >= _LOSSES:
             break

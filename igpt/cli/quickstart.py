@@ -15,7 +15,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from igpt.cli.common import StoreOption, console, here, out, say, store_of
+from igpt.cli.common import JsonOption, StoreOption, console, here, out, print_json, say, store_of
 from igpt.cli.follow import follow, outcome
 from igpt.cli.submit import load_job
 from igpt.clusters import load_cluster, submit
@@ -23,6 +23,7 @@ from igpt.errors import IgptError
 from igpt.evaluation import rows_from_json
 from igpt.runs import Run
 from igpt.storage import Store
+from igpt.storage.files import explained
 
 #: Measured on two cores: what a newcomer sees learn in about two minutes (docs/quickstart.md).
 STEPS = 1500
@@ -41,6 +42,7 @@ def command(
     steps: Annotated[
         int, typer.Option("--steps", min=20, help="Pretraining steps; fewer learn less.")
     ] = STEPS,
+    as_json: JsonOption = False,
 ) -> None:
     """See the whole study on this machine in a few minutes: digits, shards, pretraining, probes.
 
@@ -49,6 +51,8 @@ def command(
     began = time.monotonic()
     root = store_of(store)
     folder = (here() / folder).resolve()
+    with explained("written", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     say(f"The store is {root.uri}, the images and the report are in {folder}.")
     images = folder / "images"
     _step(1, "real handwritten digits, drawn in colours of two photographs")
@@ -79,7 +83,11 @@ def command(
     page = write_report(pretraining, folder / "report.html")
     summary = _summary(pretraining, probe, page)
     _show(probe, summary)
-    out(json.dumps(summary | {"seconds": round(time.monotonic() - began, 1)}))
+    summary["seconds"] = round(time.monotonic() - began, 1)
+    if as_json:
+        print_json(summary)
+    else:
+        out(json.dumps(summary))
 
 
 def _step(number: int, title: str) -> None:

@@ -1,15 +1,17 @@
 """`igpt-jobs status RUN`."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, age, out, print_json, run_of
 from igpt.cli.follow import follow
+from igpt.cli.look import last_checkpoint
 from igpt.clusters import pursue_cancel
 from igpt.jobs.context import progress_line
+from igpt.jobs.estimate import counted
 from igpt.runs import Run
-from igpt.runs.events import CHECKPOINTED
 from igpt.runs.state import Status
 
 
@@ -35,7 +37,8 @@ def command(
 
 def summary(run: Run, now: Status) -> dict[str, Any]:
     """Everything `status` shows, as plain data."""
-    saved = run.last_event(CHECKPOINTED)
+    claims = run.claims()
+    saved = last_checkpoint(run, claims)
     heartbeat = run.heartbeat()
     spec = run.spec()
     return {
@@ -49,11 +52,9 @@ def summary(run: Run, now: Status) -> dict[str, Any]:
         "heartbeat": heartbeat.time if heartbeat else None,
         "attempts": [
             {"attempt": one.attempt, "start_step": one.start_step, "workers": one.workers}
-            for one in run.claims()
+            for one in claims
         ],
-        "last_checkpoint": (
-            {"step": saved.fields.get("step"), "time": saved.time} if saved else None
-        ),
+        "last_checkpoint": asdict(saved) if saved else None,
         "result": run.result(),
     }
 
@@ -68,7 +69,7 @@ def text(body: dict[str, Any]) -> str:
         last = body["attempts"][-1]
         lines.append(
             f"  attempt     {last['attempt']}, from step {last['start_step']:,}, "
-            f"{last['workers']} workers"
+            + counted(last["workers"], "worker")
         )
     if body["last_checkpoint"]:
         saved = body["last_checkpoint"]

@@ -21,6 +21,7 @@ from igpt.cli.common import (
     say,
     store_of,
 )
+from igpt.cli.common import confirm as ask
 from igpt.cli.follow import follow, outcome
 from igpt.clusters import Proposal, Submission, accept, load_cluster, propose, status
 from igpt.clusters.submission import describe, rehearse
@@ -113,7 +114,7 @@ def start(
         load_cluster(wishes.cluster, folder),
         folder=folder,
         arguments=sys.argv,
-        name=wishes.name or slug(Path(recipe).stem),
+        name=slug(Path(recipe).stem) or None if wishes.name is None else wishes.name,
         after=[find_run(root, wanted) for wanted in wishes.after],
         dry_run=wishes.dry_run,
     )
@@ -146,9 +147,7 @@ def confirm(proposal: Proposal) -> None:
     say(f"{proposal.run.id}\n{facts_table(proposal.facts | made.facts | proposal.plan().facts)}")
     for warning in made.warnings:
         say(f"  ! {warning}")
-    if not typer.confirm("Submit?", default=True, err=True):
-        say("not submitted")
-        raise typer.Exit(0)
+    ask("Submit?", "not submitted", default=True)
 
 
 def announce(submission: Submission) -> None:

@@ -14,6 +14,7 @@ from igpt.cli.common import (
     YesOption,
     console,
 )
+from igpt.cli.streams import output
 from igpt.cli.submit import AfterOption, DryRunOption, NameOption, NewOption, Wishes, start
 from igpt.runs import Run
 from igpt.runs.state import RunState
@@ -50,4 +51,5 @@ def show_probes(run: Run) -> None:
 
     screen = console()
     for table in tables(Report(title=run.id, made=datetime.now(UTC), probes=probe_table(run))):
-        screen.print(table)
+        with output():
+            screen.print(table)

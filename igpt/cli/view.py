@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from igpt.jobs.context import progress_line
+from igpt.jobs.estimate import counted
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim
 from igpt.runs.events import Event
@@ -235,7 +236,7 @@ def attempt_line(one: Attempt, now: float | None = None) -> str:
     """An attempt in a sentence; with `now` also how long it has lasted."""
     parts = []
     if one.start_step is not None:
-        count = f"{one.workers} worker{'' if one.workers == 1 else 's'}"
+        count = counted(one.workers or 0, "worker")
         parts.append(f"from step {one.start_step:,}, {count} on {one.host}")
     if now is not None and one.started is not None:
         end = now if one.outcome == "running" else one.ended

@@ -69,7 +69,8 @@ def wait_for_others(run: Run, attempt: int, cluster: ClusterConfig, requests: Re
             verdict = Verdict("failed", FailureClass.USER_ERROR, str(error))
             settle(run, attempt, verdict, cluster.retries, cluster.notify)
             return False
-        insist(partial(heartbeat, run, attempt, "queued", {}))
+        wanted = f"run {', '.join(other.id for other in waiting)}"
+        insist(partial(heartbeat, run, attempt, "queued", {"waiting_for": wanted}))
         pause(cluster.heartbeat_seconds, requests, attempt)
     return True
 

@@ -23,6 +23,7 @@ from igpt.clusters.base import Backend, ClusterConfig, Launch, Limits, Plan
 from igpt.clusters.figures import FiguresConfig
 from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
+from igpt.jobs.estimate import counted
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.shipped import CODE
@@ -77,8 +78,9 @@ class LocalBackend:
         cluster = self.cluster
         return Plan(
             {
-                "cluster": f"local: {cluster.workers} workers x {cluster.threads_per_worker()} "
-                f"threads, at most {cluster.max_parallel} runs at once"
+                "cluster": f"local: {counted(cluster.workers, 'worker')} x "
+                f"{counted(cluster.threads_per_worker(), 'thread')}, "
+                f"at most {counted(cluster.max_parallel, 'run')} at once"
             },
             shlex.join(supervisor_command(launch.run_uri, launch.attempt)),
         )

@@ -104,7 +104,10 @@ def propose(
     else:
         prepared = job.prepare(config, Preparation(root, folder, cluster.most_workers, dry_run))
     spec = Spec(
-        job=job.name, name=name or job.name, config=plain(prepared.config), inputs=prepared.inputs
+        job=job.name,
+        name=job.name if name is None else name,
+        config=plain(prepared.config),
+        inputs=prepared.inputs,
     )
     code, files = snapshot.take(Path(igpt.__file__).parent)
     origin = provenance(arguments, folder) | {"code": asdict(code)}

@@ -1,13 +1,13 @@
 """The job `generate`: samples from nothing, and completions of half images."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from igpt.data.index import Index, SplitName
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
-from igpt.jobs.estimate import Inference, Need, inference_memory
+from igpt.jobs.estimate import Inference, Need, counted, inference_memory
 from igpt.jobs.inputs import settle_evaluation
 
 #: Whose images are completed where the recipe does not say, the first that there is.
@@ -27,9 +27,15 @@ class GenerateConfig(JobConfig):
     completions: int = Field(default=8, ge=0, description="images whose top half is completed")
     completions_each: int = Field(default=4, ge=1, description="different completions of each")
     temperature: float = Field(default=1.0, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     batch: int = Field(default=64, ge=1, description="images drawn at once")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.samples and not self.completions:
+            raise ValueError("samples and completions are both 0: there is nothing to draw")
+        return self
 
 
 def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
@@ -44,7 +50,7 @@ def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
         inputs=settled.inputs,
         facts=settled.facts
         | {
-            "draws": f"{config.samples} samples, {completions}"
+            "draws": f"{counted(config.samples, 'sample')}, {completions}"
             + (f" of {split} images" if config.completions else "")
         },
         need=Need(

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from igpt.data import Index, Palette
 from igpt.data.index import load_index
 from igpt.errors import DataCorrupt, NotFound, UserError
+from igpt.jobs.estimate import counted
 from igpt.jobs.references import (
     model_digest,
     no_model,
@@ -136,6 +137,6 @@ def check_rows(rows: int, workers: int, what: str) -> None:
     if workers > rows:
         raise UserError(
             f"{workers} workers cannot share {what} of {rows} rows",
-            expected=f"at most {rows} workers",
+            expected=f"at most {counted(rows, 'worker')}",
             mend="Lower `workers` in the cluster file, or raise batch.global",
         )

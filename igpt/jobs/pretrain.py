@@ -8,7 +8,7 @@ from igpt.config import Strict, nearest
 from igpt.data import Index
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
-from igpt.jobs.estimate import Need, Training
+from igpt.jobs.estimate import Need, Training, counted
 from igpt.jobs.inputs import check_palette, check_resolution, check_rows, data_index
 from igpt.jobs.references import settle
 from igpt.model.config import PRESETS, ModelConfig
@@ -36,19 +36,21 @@ class ModelChoice(Strict):
                 f"{self.preset!r} is not a preset{nearest(self.preset, PRESETS)}; "
                 f"one of {', '.join(PRESETS)}"
             )
-        if self.width and self.heads and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        _, width, heads = self._shape()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
         return self
 
-    def build(self, *, resolution: int, colors: int) -> ModelConfig:
-        """The shape at the resolution and palette of the data; single values outweigh a preset."""
+    def _shape(self) -> tuple[int, int, int]:
+        """Layers, width and heads; single values outweigh a preset."""
         layers, width, heads = PRESETS[self.preset] if self.preset else (0, 0, 0)
+        return self.layers or layers, self.width or width, self.heads or heads
+
+    def build(self, *, resolution: int, colors: int) -> ModelConfig:
+        """The shape at the resolution and palette of the data."""
+        layers, width, heads = self._shape()
         return ModelConfig(
-            layers=self.layers or layers,
-            width=self.width or width,
-            heads=self.heads or heads,
-            resolution=resolution,
-            colors=colors,
+            layers=layers, width=width, heads=heads, resolution=resolution, colors=colors
         )
 
 
@@ -93,11 +95,12 @@ def prepare(config: PretrainConfig, preparation: Preparation) -> Prepared:
         settled,
         inputs={"data": digest},
         facts={
-            "model": f"{shape.layers} layers x {shape.width}, {shape.parameters():,} parameters",
+            "model": f"{counted(shape.layers, 'layer')} x {shape.width}, "
+            f"{shape.parameters():,} parameters",
             "data": f"{data}: {samples:,} images of {shape.resolution}x{shape.resolution}",
-            "work": f"{steps:,} steps of {batch} images = {training.images:,} images, "
-            f"{training.images / samples:,.1f} epochs, {training.tokens:,} tokens, "
-            f"{training.flops:.2g} FLOPs",
+            "work": f"{counted(steps, 'step')} of {counted(batch, 'image')} = "
+            f"{training.images:,} images, {training.images / samples:,.1f} epochs, "
+            f"{training.tokens:,} tokens, {training.flops:.2g} FLOPs",
         },
         need=Need(training=training),
     )

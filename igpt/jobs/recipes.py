@@ -65,10 +65,10 @@ def write_recipes(folder: Path, *, force: bool = False) -> tuple[list[Path], lis
             target = folder / noun / source.relative_to(packaged(noun))
             if source.suffix not in (".yaml", ".md", ".json"):
                 continue
-            if target.exists() and not force:
-                kept.append(target)
-                continue
             try:
+                if target.exists() and not force:
+                    kept.append(target)
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
             except OSError as error:

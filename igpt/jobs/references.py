@@ -13,9 +13,8 @@ from igpt.errors import NotFound, UserError
 from igpt.model.sealed import MANIFEST, local_copy, sha256_of
 from igpt.runs import Run, find_run
 from igpt.runs.attempts import newest
-from igpt.runs.listing import list_hints
+from igpt.runs.listing import finished_runs
 from igpt.runs.record import open_run
-from igpt.runs.state import RunState
 from igpt.storage import Store, check_key, open_store
 
 
@@ -95,11 +94,12 @@ def settle_model(root: Store, reference: str, folder: Path) -> tuple[str, Run | 
 
 def latest_pretraining(root: Store) -> Run:
     """The pretraining run that finished last. Raises NotFound where there is none."""
-    finished = [hint for hint in list_hints(root) if hint.state is RunState.FINISHED]
-    for hint in sorted(finished, key=lambda hint: hint.changed, reverse=True):
-        run = open_run(root, hint.run)
-        if run.spec().job == "pretrain":
-            return run
+    for run in finished_runs(root):
+        try:
+            if run.spec().job == "pretrain":
+                return run
+        except NotFound:  # deleted since
+            continue
     raise NotFound(
         f"{root.uri} holds no finished pretraining run",
         mend="igpt-jobs submit pretrain starts one; model=RUN names one that is still going on",

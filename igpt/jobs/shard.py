@@ -41,7 +41,7 @@ class ShardConfig(JobConfig):
     validation: float = Field(default=0.1, ge=0, lt=1, description="held out of train if none is")
     test: float = Field(default=0.0, ge=0, lt=1, description="held out of train if none is")
     bad_images: int = Field(default=0, ge=0, description="unreadable images to bear before failing")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     def options(self) -> dict[str, Any]:
         """What decides the bytes of the data set, under the names of igpt.data."""

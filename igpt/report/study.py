@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from igpt.data import Dataset, Palette, open_dataset
 from igpt.errors import NotFound, UserError
 from igpt.evaluation import rows_from_json
+from igpt.jobs.estimate import counted
 from igpt.jobs.references import open_reference
 from igpt.report.content import (
     Attempt,
@@ -29,15 +30,15 @@ from igpt.report.content import (
     Report,
     TrainingCurve,
 )
+from igpt.report.numbers import percent
 from igpt.report.page import render
+from igpt.report.summary import known
 from igpt.report.tables import probe_csv, training_csv
 from igpt.runs import Run, Spec
 from igpt.runs import events as ev
 from igpt.runs.attempts import read_metrics
-from igpt.runs.listing import list_hints
+from igpt.runs.listing import finished_runs
 from igpt.runs.reading import read_json
-from igpt.runs.record import open_run
-from igpt.runs.state import RunState
 
 _EXAMPLES = 32
 
@@ -72,21 +73,29 @@ _PROTOCOL = (
 
 def write_report(run: Run, path: Path) -> Path:
     """Writes the page, and beside it the probe's rows and the losses as CSV; returns the page."""
+    try:
+        probe, training = (path.with_suffix(f".{name}.csv") for name in ("probe", "training"))
+    except ValueError as error:  # it has no name, as `/`
+        raise _unwritable(path, error) from None
     report = collect(run)
     files = {path: render(report)}
     if report.probes:
-        files[path.with_suffix(".probe.csv")] = probe_csv(report.probes)
+        files[probe] = probe_csv(report.probes)
     if report.training:
-        files[path.with_suffix(".training.csv")] = training_csv(report.training)
+        files[training] = training_csv(report.training)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for place, text in files.items():
             place.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the report cannot be written to {path}: {error}", expected="a name such as study.html"
-        ) from None
+        raise _unwritable(path, error) from None
     return path
+
+
+def _unwritable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the report cannot be written to {path}: {error}", expected="a name such as study.html"
+    )
 
 
 def collect(run: Run) -> Report:
@@ -122,9 +131,7 @@ def collect(run: Run) -> Report:
 def _related(run: Run) -> dict[str, Run]:
     """The newest finished probe and generation of the run's checkpoints, by job."""
     found: dict[str, Run] = {}
-    finished = [hint for hint in list_hints(run.root) if hint.state is RunState.FINISHED]
-    for hint in sorted(finished, key=lambda hint: hint.changed, reverse=True):
-        other = open_run(run.root, hint.run)
+    for other in finished_runs(run.root):
         try:
             spec = other.spec()
         except NotFound:  # deleted since
@@ -186,15 +193,16 @@ def _names(kind: type[Any]) -> set[str]:
 def _headlines(curve: TrainingCurve, table: ProbeTable | None) -> tuple[Headline, ...]:
     headlines = []
     for one in table.selections if table else ():
-        if one.budget == "all" and one.test_accuracy_mean is not None:
+        if one.budget == "all" and known(one.test_accuracy_mean) is not None:
             note = "no network" if one.layer is None else f"layer {one.layer}"
             headlines.append(
-                Headline(f"Probe, {one.subject}", f"{100 * one.test_accuracy_mean:.1f} %", note)
+                Headline(f"Probe, {one.subject}", f"{percent(one.test_accuracy_mean)} %", note)
             )
     if curve.validation:
         entropy = curve.palette_entropy
         beside = f", palette's entropy {entropy:.3f}" if entropy is not None else ""
-        value = f"{curve.validation[-1][1]:.3f}"
+        loss = known(curve.validation[-1][1])
+        value = "not a number" if loss is None else f"{loss:.3f}"
         headlines.append(Headline("Validation loss", value, f"nats per token{beside}"))
     return tuple(headlines)
 
@@ -202,8 +210,9 @@ def _headlines(curve: TrainingCurve, table: ProbeTable | None) -> tuple[Headline
 def _summary(spec: Spec, data: Dataset) -> str:
     model, index = spec.config["model"], data.index
     return (
-        f"An Image GPT of {model['layers']} layers and width {model['width']}, pretrained for "
-        f"{spec.config['schedule']['steps']:,} steps of {spec.config['batch']['global']} images of "
+        f"An Image GPT of {counted(model['layers'], 'layer')} and width {model['width']}, "
+        f"pretrained for {counted(spec.config['schedule']['steps'], 'step')} of "
+        f"{counted(spec.config['batch']['global'], 'image')} of "
         f"{index.resolution}x{index.resolution} in {index.colors} colours, "
         f"{data.samples('train'):,} of them in all."
     )
@@ -263,7 +272,7 @@ def _attempts(run: Run) -> Sequence[Attempt]:
         attempts.append(
             Attempt(
                 number=claim.attempt,
-                cluster=f"{claim.workers} workers on {claim.host}",
+                cluster=f"{counted(claim.workers, 'worker')} on {claim.host}",
                 outcome=outcome,
                 started=datetime.fromtimestamp(claim.time, UTC),
                 ended=datetime.fromtimestamp(last.time, UTC) if last else None,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from igpt.errors import DataCorrupt
-from igpt.runs.reading import read_json
+from igpt.runs.reading import read_json, read_json_lines
 from igpt.storage import Store
 
 
@@ -101,8 +101,6 @@ def read_metrics(run: Store) -> list[dict[str, Any]]:
         folder = f"attempts/{number:04d}"
         parts = [name for name in run.children(folder) if name.startswith("metrics-")]
         lines[number] = [
-            json.loads(line)
-            for part in sorted(parts)
-            for line in run.get(f"{folder}/{part}").decode().splitlines()
+            line for part in sorted(parts) for line in read_json_lines(run, f"{folder}/{part}")
         ]
     return merge_metrics(read_claims(run), lines)

@@ -87,7 +87,7 @@ def derive(
             return Status(
                 RunState.CANCELLED,
                 f"by {_canceller(since)}",
-                f"igpt-jobs resume {run} goes on from its last checkpoint",
+                f"igpt-jobs resume {run} goes on with what it has saved",
                 5,
             )
         if event.kind == ev.FAILED and event.fields.get("final"):
@@ -98,7 +98,7 @@ def derive(
                 f"igpt-jobs logs {run} shows more; igpt-jobs resume {run} tries again",
                 code,
             )
-    resume = f"igpt-jobs resume {run} goes on from the last committed checkpoint"
+    resume = f"igpt-jobs resume {run} goes on with what it has saved"
     if sight.alive and sight.waiting:
         return Status(RunState.QUEUED, _waiting(since, sight.reason))
     launched = any(event.kind == ev.LAUNCHED for event in since)

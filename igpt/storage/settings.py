@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from igpt.config import Strict, parse, read_yaml_file
 from igpt.errors import UserError
+from igpt.storage.files import explained
 
 FORMS = "a path, file:///path or s3://bucket/prefix"
 
@@ -72,7 +73,9 @@ def resolve_store(
     comes from its variable, else from igpt.yaml.
     """
     path = directory / "igpt.yaml"
-    file = _read(path) if path.exists() else _File()
+    with explained("read", path):
+        is_there = path.exists()
+    file = _read(path) if is_there else _File()
     given = S3Settings.from_environment(environment).model_dump(exclude_none=True)
     settings = file.s3.model_copy(update=given)
     for uri, origin in (
@@ -96,12 +99,15 @@ def _read(path: Path) -> _File:
     return parse(_File, document)
 
 
-def absolute_path(path: str, directory: Path) -> Path:
-    """The path with `~` expanded, counted from `directory`. Raises UserError for a `~nobody`."""
+def absolute_path(path: str, directory: Path, what: str = "store") -> Path:
+    """The path with `~` expanded, counted from `directory`. Raises UserError for a `~nobody`.
+
+    what: what the path is of, for the message.
+    """
     try:
         return directory.absolute() / Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"store {path!r}: {error}", expected=FORMS) from None
+        raise UserError(f"{what} {path!r}: {error}", expected=FORMS) from None
 
 
 def _variable(name: str) -> str:

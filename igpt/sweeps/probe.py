@@ -13,7 +13,7 @@ from igpt.config import Strict
 from igpt.data import Index
 from igpt.errors import UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
-from igpt.jobs.estimate import Need
+from igpt.jobs.estimate import Need, counted
 from igpt.jobs.features import SPLITS, features_need
 from igpt.jobs.inputs import settle_evaluation
 from igpt.model.config import ModelConfig
@@ -58,6 +58,13 @@ class ProbeConfig(JobConfig):
             raise ValueError("a list of numbers from 0 on, at least one")
         return value
 
+    @field_validator("seeds")
+    @classmethod
+    def _of_32_bits(cls, value: list[int]) -> list[int]:
+        if max(value) >= 2**32:  # numpy's RandomState takes no more
+            raise ValueError("a seed is less than 4294967296")
+        return value
+
     @field_validator("layers", "seeds", "budgets", "subjects")
     @classmethod
     def _each_once(cls, value: Any) -> Any:
@@ -99,7 +106,8 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
             )
     facts = settled.facts | {
         "data": data,
-        "fits": f"{len(config.l2)} L2 x {_budgets(config)} x {len(config.seeds)} seeds a layer",
+        "fits": f"{len(config.l2)} L2 x {_budgets(config)} x "
+        f"{counted(len(config.seeds), 'seed')} a layer",
     }
     return Prepared(
         config.model_copy(update={"model": settled.model, "data": data}),
@@ -117,7 +125,7 @@ def _need(config: ProbeConfig, shape: ModelConfig, index: Index) -> Need:
     subsets = sum(1 if size == "all" else len(config.seeds) for size in config.budgets)
     # All labels are fitted once more with those of the validation split, at the chosen strength.
     fits = trials * (subsets * len(config.l2) + ("all" in config.budgets))
-    parts = [f"{layers} layers of {networks} networks"] if networks else []
+    parts = [f"{counted(layers, 'layer')} of {counted(networks, 'network')}"] if networks else []
     parts += ["raw pixels"] if networks < len(config.subjects) else []
     facts = {"trials": f"{trials}, {' and '.join(parts)}: {fits:,} fits"}
     numbers = {"trials": trials, "layers": layers, "budgets": list(config.budgets), "fits": fits}

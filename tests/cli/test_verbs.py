@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from igpt.clusters import status
-from igpt.runs import find_run
+from igpt.runs import Run, create_run, find_run
+from igpt.runs import events as ev
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
@@ -171,11 +172,57 @@ def test_odd_places_are_refused_without_a_traceback(root: Store, tmp_path: Path)
     for arguments in (
         ["list", "--store", str(tmp_path / "file")],
         ["list", "--store", ""],
+        ["list", "--store", "x" * 300],
         ["init", "file"],
+        ["init", "x" * 300],
+        ["quickstart", "--folder", "file", "--store", root.uri],
         ["submit", "x" * 300, "--store", root.uri],
         ["submit", "probe", "--store", root.uri],
     ):
         ended = igpt(*arguments, folder=tmp_path)
         assert ended.returncode == 2, (arguments, ended.stderr)
         assert "Traceback" not in ended.stderr
+        assert ended.stderr.count("\n") == 1
     assert "igpt-jobs sweep probe" in igpt("submit", "probe", folder=tmp_path).stderr
+
+
+def recorded(store: Store) -> Run:
+    """The record of a run that has been begun, and nothing more."""
+    return create_run(
+        store, job="pretrain", name="tiny", config={}, inputs={}, status=lambda run: run.status()
+    )[0]
+
+
+def test_ctrl_d_at_a_question_is_a_no(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(f"job: pretrain\n{study.TRAINING}")
+    code, shown = on_a_terminal(tmp_path, "submit", "tiny.yaml", "--store", root.uri, typed="\x04")
+    assert code == 130
+    assert "not submitted" in shown
+    assert "Aborted" not in shown
+    assert root.children("runs") == []
+
+    run = recorded(root)
+    run.event(ev.FAILED, writer="client", attempt=1, final=True)
+    code, shown = on_a_terminal(tmp_path, "delete", run.id, "--store", root.uri, typed="\x04")
+    assert code == 130
+    assert "nothing deleted" in shown
+    assert run.record.exists("spec.yaml")
+
+
+def test_a_run_that_has_only_been_recorded_is_not_said_to_be_at_work(
+    store: Store, tmp_path: Path
+) -> None:
+    run = recorded(store)
+    refused = igpt("delete", run.id, "--yes", folder=tmp_path, store=store.uri)
+    assert refused.returncode == 2
+    assert f"run {run.id} is submitted, recorded, not launched yet" in refused.stderr
+
+
+def test_a_follower_is_told_once_how_a_run_ended(root: Store, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(f"job: pretrain\n{study.TRAINING}")
+    ended = igpt("submit", "tiny.yaml", "--follow", folder=tmp_path, store=root.uri)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("finished") == 1
+    assert "2 layers x 32" in ended.stderr
+    assert "local: 1 worker x " in ended.stderr
+    assert "at most 1 run at once" in ended.stderr

@@ -17,7 +17,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from igpt.cli.draw import RunScreen, TableScreen, Trouble
-from igpt.cli.look import Watched, recent_losses
+from igpt.cli.look import Watched, last_checkpoint, recent_losses
+from igpt.cli.status import summary
 from igpt.cli.view import (
     DAMAGED,
     Attempt,
@@ -38,8 +39,10 @@ from igpt.cli.view import (
 from igpt.cli.watch import watch
 from igpt.clusters import status
 from igpt.errors import Unreachable
+from igpt.jobs.references import checkpoint_key
+from igpt.runs import create_run
 from igpt.runs import events as ev
-from igpt.runs.attempts import Claim
+from igpt.runs.attempts import Claim, claim
 from igpt.runs.events import Event
 from igpt.runs.state import RunState
 from igpt.storage import Store
@@ -366,6 +369,38 @@ def test_a_look_at_a_run_asks_its_store_for_little(root: Store) -> None:
     assert view.attempts[0].outcome == "running"
     assert view.last_checkpoint
     assert view.last_checkpoint.step >= 40
+
+
+def test_a_checkpoint_that_no_longer_counts_is_not_the_last_one(store: Store) -> None:
+    run, _ = create_run(
+        store, job="pretrain", name="tiny", config={}, inputs={}, status=lambda run: run.status()
+    )
+
+    def begun(attempt: int, start: int = 0, of: int | None = None) -> None:
+        claim(run.record, Claim(attempt, "launch", "host", 1, NOW, start, of))
+
+    def saved(step: int, attempt: int) -> None:
+        run.record.put(f"{checkpoint_key(step, attempt)}/COMMITTED", b"")
+        run.event(ev.CHECKPOINTED, writer="worker", attempt=attempt, step=step)
+
+    def last() -> int | None:
+        found = last_checkpoint(run, run.claims())
+        return found.step if found else None
+
+    begun(1)
+    assert last() is None
+    for step in (10, 20, 30):
+        saved(step, 1)
+    assert last() == 30
+    begun(2, 10, 1)  # resume --from 10
+    assert last() == 10
+    assert summary(run, run.status())["last_checkpoint"]["step"] == 10
+    saved(15, 2)
+    assert last() == 15
+    saved(40, 1)  # behind the back of the newer attempt
+    assert last() == 15
+    begun(3)  # resume --from 0
+    assert last() is None
 
 
 def test_the_last_losses_are_found_without_listing_all(store: Store) -> None:

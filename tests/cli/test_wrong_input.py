@@ -52,6 +52,12 @@ def images(tmp_path: Path) -> Path:
         (["data=data/digitz"], ["data/digitz", "index.json"]),
         (["name"], ["is not an assignment"]),
         (["model.heads=3"], ["width 8 is not a multiple of heads 3"]),
+        (
+            ["model.preset=igpt-s", "model.width=100", "model.heads=null"],
+            ["width 100 is not a multiple of heads 8"],
+        ),
+        (["data=~nosuchuser/x"], ["~nosuchuser/x"]),
+        (["--name", ""], ["'' cannot name a run", "--name"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place_and_mend(
@@ -184,6 +190,7 @@ def test_splits_beside_what_is_none_are_refused(root: Store, tmp_path: Path, ima
         (["l2=[0.0]"], ["greater than 0"]),
         (["subjects=[trainde]"], ["subjects"]),
         (["layers=most"], ["layers"]),
+        (["seeds=[4294967296]"], ["seeds", "less than 4294967296"]),
     ],
 )
 def test_a_sweep_that_cannot_be_answered_is_refused(
@@ -197,3 +204,11 @@ def test_a_sweep_that_cannot_be_answered_is_refused(
     )
     for part in parts:
         assert part in said
+
+
+def test_a_drawing_of_nothing_and_a_seed_too_large_are_refused(root: Store, tmp_path: Path) -> None:
+    said = refused(root, tmp_path, "submit", "generate", "samples=0", "completions=0")
+    assert "there is nothing to draw" in said
+    assert "seed" in refused(root, tmp_path, "submit", "generate", f"seed={10**30}")
+    source = ("source=folder:x", "output=data/x")
+    assert "seed" in refused(root, tmp_path, "submit", "shard", *source, f"seed={2**32}")

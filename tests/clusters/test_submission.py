@@ -3,8 +3,10 @@
 import json
 import signal
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from igpt.clusters import cancel, resume, status, submit
+from igpt.clusters.attempts import wait_for_others
+from igpt.clusters.requests import Requests
 from igpt.clusters.steering import code_of
 from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs import find_job
-from igpt.runs import Run
+from igpt.runs import Run, create_run
 from igpt.runs import events as ev
 from igpt.runs.reading import read_json
 from igpt.runs.record import open_run
-from igpt.runs.state import RunState
+from igpt.runs.state import RunState, Sight
 from igpt.storage import Store, open_store
 from tests.cli.command import igpt
 from tests.support import source_tree, study
@@ -226,3 +230,24 @@ def test_a_run_after_one_that_has_finished_starts_at_once(root: Store) -> None:
     later = after(root, first)
     assert not later.spec().is_deferred
     assert study.ended(later).state is RunState.FINISHED
+
+
+def test_a_run_that_waits_says_for_which(store: Store) -> None:
+    def recorded(name: str, **inputs: Any) -> Run:
+        return create_run(
+            store, job="pretrain", name=name, config={}, inputs=inputs, status=Run.status
+        )[0]
+
+    first = recorded("first")
+    second = recorded("second", after=[first.id], folder="/")
+    second.event(ev.SUBMITTED, writer="client", attempt=1)
+    second.event(ev.LAUNCHED, writer="supervisor", attempt=1)
+    requests = Requests(second, 0.1, signals=False)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_for_others, second, 1, study.cluster(), requests)
+        try:
+            study.until(second.heartbeat, "it says that it waits", 30)
+            assert second.status(sight=Sight(True)).reason == f"waiting for run {first.id}"
+        finally:
+            first.record.create("result.json", b"{}")
+        assert waiting.result(30)

@@ -367,7 +367,9 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_kills_nobody(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(full_disk))
     config = ModelConfig(layers=2, width=64, heads=2, resolution=4, colors=8)
-    with pytest.raises(Unreachable, match=r"disk/.*train-4096-000000\.npy cannot be written: No space"):
+    with pytest.raises(
+        Unreachable, match=r"disk/.*train-4096-000000\.npy cannot be written: No space"
+    ):
         write_features(ImageGPT(config), data, "train", store)
     assert [path.name for path in full_disk.iterdir()] == ["filler"]
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from igpt.errors import DataCorrupt
 from igpt.runs.attempts import (
     Claim,
     claim,
@@ -79,6 +80,12 @@ def test_metrics_parts_read_back_in_order(store: Store) -> None:
         store.put(f"attempts/0001/metrics-{first:09d}.jsonl", text.encode())
     steps = [line["step"] for line in read_metrics(store)]
     assert steps == [1, 2, 3, 50, 51, 52, 100, 101, 102]
+
+
+def test_a_line_of_the_metrics_that_is_cut_off_is_named(store: Store) -> None:
+    store.put("attempts/0001/metrics-000000001.jsonl", b'{"step": 1, "loss": 0.5}\n{"step": 2, "l')
+    with pytest.raises(DataCorrupt, match=r"metrics-000000001.jsonl, line 2 is damaged"):
+        read_metrics(store)
 
 
 @st.composite

@@ -1,10 +1,12 @@
 """The runs of a store from its listings alone."""
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from igpt.runs.events import timestamp
-from igpt.runs.listing import Hint, list_hints
+from igpt.runs.listing import Hint, finished_runs, list_hints
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.support.counting import CountingStore
@@ -60,4 +62,31 @@ def test_listing_takes_two_listings_however_many_runs_there_are(store: Store) ->
         store.put(f"runs/a-{number}/spec.yaml", b"")
     counting = CountingStore(store)
     assert len(list_hints(counting)) == 20  # type: ignore[arg-type]
+    assert counting.asked == {"children": 2}
+
+
+def test_what_has_finished_is_found_by_its_record_where_the_hints_lag_behind(store: Store) -> None:
+    def made(run: str, time: float | None, *hints: tuple[float, RunState]) -> None:
+        store.put(f"runs/{run}/spec.yaml", b"")
+        if time is not None:
+            store.put(f"runs/{run}/result.json", json.dumps({"time": time}).encode())
+        for changed, state in hints:
+            hint(store, run, changed, state)
+
+    made("told-1", 200.0, (100.0, RunState.RUNNING), (200.0, RunState.FINISHED))
+    made("killed-1", 300.0, (110.0, RunState.RUNNING))
+    made("copied-1", 150.0)
+    made("running-1", None, (400.0, RunState.RUNNING))
+    made("failed-1", None, (500.0, RunState.FAILED))
+    made("damaged-1", None, (600.0, RunState.RUNNING))
+    store.put("runs/damaged-1/result.json", b'{"time": 6')
+    assert [run.id for run in finished_runs(store)] == ["killed-1", "told-1", "copied-1"]
+
+
+def test_the_records_of_what_is_known_to_have_ended_are_not_asked(store: Store) -> None:
+    for number in range(20):
+        hint(store, f"a-{number}", 100.0 + number, RunState.FINISHED)
+        store.put(f"runs/a-{number}/spec.yaml", b"")
+    counting = CountingStore(store)
+    assert len(finished_runs(counting)) == 20  # type: ignore[arg-type]
     assert counting.asked == {"children": 2}

@@ -83,6 +83,19 @@ def test_a_clock_that_is_ahead_does_not_make_a_dead_run_look_alive() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("progress", "reason"),
+    [
+        ({}, "waiting for a free slot"),
+        ({"waiting_for": "run b-2, c-3"}, "waiting for run b-2, c-3"),
+    ],
+)
+def test_a_queued_run_says_what_it_waits_for(progress: dict[str, Any], reason: str) -> None:
+    beat = Heartbeat(999.0, "queued", "host", progress)
+    stands = derive("a-1", BEGUN, result=False, heartbeat=beat, now=NOW, sight=Sight(True))
+    assert (stands.state, stands.reason) == (RunState.QUEUED, reason)
+
+
 def test_a_run_that_saved_and_stopped_with_its_machine_says_so() -> None:
     stopped = stand([*BEGUN, event(ev.PREEMPTED, 995.0)], alive=False)
     assert (stopped.state, stopped.reason) == (

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from igpt.clusters.base import Backend, ClusterConfig, Limits
 from igpt.config import Strict
 from igpt.errors import DataCorrupt
+from igpt.jobs.estimate import counted
 from igpt.runs import Run
 from igpt.runs.provenance import redact
 
@@ -155,7 +156,7 @@ class RayCluster(ClusterConfig):
     def wanted(self) -> str:
         """The workers of a run, in words."""
         if isinstance(self.workers, int):
-            return f"{self.workers} workers x {self.each_in_words}"
+            return f"{counted(self.workers, 'worker')} x {self.each_in_words}"
         both = f"{self.workers.min} to {self.workers.max}"
         return f"{both} workers, as there is room, x {self.each_in_words}"
 

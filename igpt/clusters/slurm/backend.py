@@ -17,6 +17,7 @@ from igpt.clusters.slurm.client import KnownJob, QueuedJob, Slurm
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.place import job_folder, make
 from igpt.errors import IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.jobs.estimate import counted
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
@@ -44,13 +45,16 @@ class SlurmBackend:
         cluster = self.cluster
         gpus = f", {cluster.gpus_per_node} GPUs a node" if cluster.gpus_per_node else ""
         facts = {
-            "cluster": f"slurm: {cluster.nodes} nodes x {cluster.workers_per_node} workers x "
-            f"{cluster.cpus_per_worker} cores{gpus}, {cluster.time} an attempt",
+            "cluster": f"slurm: {counted(cluster.nodes, 'node')} x "
+            f"{counted(cluster.workers_per_node, 'worker')} x "
+            f"{counted(cluster.cpus_per_worker, 'core')}{gpus}, {cluster.time} an attempt",
             "folder": str(job_folder(cluster, launch.run_uri)),
         }
         if launch.ray or cluster.ray == "always":
             cores = cluster.workers_per_node * cluster.cpus_per_worker
-            facts["ray"] = f"started inside the job, on {cluster.nodes} nodes x {cores} cores"
+            facts["ray"] = (
+                f"started inside the job, on {counted(cluster.nodes, 'node')} x {cores} cores"
+            )
         if doubt := doubtful_folder(cluster.shared_folder()):
             facts["note"] = doubt
         return Plan(facts, executor(cluster, launch).text(node_command(cluster, launch)))
