@@ -51,5 +51,9 @@ class Superseded(IgptError):
     exit_code = 6
 
 
+class PeerFailed(IgptError):
+    """Another rank has failed, and this one cannot go on alone; the cause is that one's to tell."""
+
+
 class DataCorrupt(IgptError):
     """Stored bytes are not the bytes that were written (class `corrupt`). Exit code 1."""

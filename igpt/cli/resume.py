@@ -31,7 +31,11 @@ def command(
     ] = False,
     from_step: Annotated[
         int | None,
-        typer.Option("--from", min=0, help="From the newest checkpoint up to this step."),
+        typer.Option(
+            "--from",
+            min=0,
+            help="From the newest checkpoint up to this step; 0: from the beginning.",
+        ),
     ] = None,
     new_code: Annotated[
         bool, typer.Option("--new-code", help="With today's code, not with the submission's.")

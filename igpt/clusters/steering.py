@@ -11,10 +11,11 @@ from igpt.clusters.submission import launch
 from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs.base import Preparation, find_job
+from igpt.jobs.references import committed_checkpoints
 from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
-from igpt.runs.attempts import attempt_numbers
+from igpt.runs.attempts import attempt_numbers, on_lineage
 from igpt.runs.failures import FailureClass
 from igpt.runs.state import RunState, Status
 
@@ -31,8 +32,8 @@ def resume(
 
     cluster: another one than before; its workers must fit the job. force: also while the run seems
     alive; the new attempt then takes it over and the old one commits nothing more. from_step: from
-    the newest checkpoint that is not beyond this step; what came after it no longer counts.
-    new_code: with the code as it is now, not with that of the submission.
+    the newest checkpoint that is not beyond this step; what came after it no longer counts. Only 0
+    begins anew. new_code: with the code as it is now, not with that of the submission.
     """
     now = status(run)
     if now.state is RunState.FINISHED:
@@ -52,6 +53,8 @@ def resume(
             f"run {run.id} records no cluster (its client died early)",
             mend=f"igpt-jobs resume {run.id} --cluster FILE",
         )
+    if from_step:
+        _check_step(run, from_step)
     spec = run.spec()
     if cluster is not None and not spec.is_deferred:
         job = find_job(spec.job)
@@ -80,6 +83,21 @@ def resume(
             run.event(ev.FAILED, writer="client", attempt=attempt, **fields)
         raise
     return chosen
+
+
+def _check_step(run: Run, from_step: int) -> None:
+    """Raises UserError where no checkpoint that counts is at or before the step."""
+    claims = run.claims()
+    steps = [
+        step for step, attempt in committed_checkpoints(run) if on_lineage(claims, attempt, step)
+    ]
+    if not any(step <= from_step for step in steps):
+        there = ", ".join(map(str, steps))
+        raise UserError(
+            f"run {run.id} has no checkpoint at or before step {from_step}",
+            expected=f"a step from {steps[0]} on; there are {there}" if steps else "",
+            mend="--from 0 begins anew, and what came before then no longer counts",
+        )
 
 
 def cancel(run: Run) -> Status:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from igpt.errors import NotFound, UserError
-from igpt.model.sealed import MANIFEST, local_copy, sha256_of
+from igpt.model.sealed import MANIFEST, local_copy, newest_attempt, sha256_of
 from igpt.runs import Run, find_run
 from igpt.runs.attempts import newest
 from igpt.runs.listing import finished_runs
@@ -78,8 +78,9 @@ def settle_model(root: Store, reference: str, folder: Path) -> tuple[str, Run | 
     run has no committed checkpoint yet.
     """
     if "://" in reference or reference.startswith(("/", ".", "~")):
-        return settle(reference, folder), None
+        return _one_checkpoint(root, settle(reference, folder)), None
     if reference.startswith("runs/") and "/checkpoints/" in reference:
+        reference = _one_checkpoint(root, settle(reference, folder))
         return reference, open_run(root, reference.split("/")[1])
     run = latest_pretraining(root) if reference == "latest" else find_run(root, reference)
     best = newest_checkpoint(run)
@@ -90,6 +91,13 @@ def settle_model(root: Store, reference: str, folder: Path) -> tuple[str, Run | 
             mend=f"igpt-jobs status {run.id} shows how far it is",
         )
     return f"runs/{run.id}/{checkpoint_key(*best)}", run
+
+
+def _one_checkpoint(root: Store, reference: str) -> str:
+    """The newest committed attempt where the reference is a step's folder, as for load_model."""
+    folder = open_reference(root, reference)
+    attempt = newest_attempt(folder.children(), folder)
+    return f"{reference}/{attempt}" if attempt else reference
 
 
 def latest_pretraining(root: Store) -> Run:

@@ -16,18 +16,29 @@ import ctypes
 import errno
 import json
 import logging
+import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from igpt.config import load
-from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.errors import (
+    DataCorrupt,
+    IgptError,
+    NotFound,
+    PeerFailed,
+    Superseded,
+    Unreachable,
+    UserError,
+)
 from igpt.jobs import stacks
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Context, RunSink, Stopped, write_beside
@@ -39,21 +50,38 @@ from igpt.runs.attempts import Claim, claim, read_claim, superseded
 from igpt.runs.failures import REQUEUE, FailureClass
 from igpt.runs.record import run_at
 from igpt.runs.shipped import insist_on_code
+from igpt.storage.patience import Patience
 
 log = logging.getLogger("igpt")
+
+#: How gloo, NCCL and torch's store speak of a rank that has gone, in RuntimeErrors (torch 2.13).
+_OF_A_PEER = re.compile(
+    r"gloo/transport|(closed|reset) by peer|ncclRemoteError|remote process exit"
+    r"|communicator was aborted|collective operation timeout|remote server shutdown",
+    re.IGNORECASE,
+)
 
 #: How long a rank waits for rank 0 to claim the attempt.
 CLAIM_SECONDS = 120.0
 
 
 class StopFlag:
-    """Set by USR2 or TERM, read by the loop. The handler does nothing else."""
+    """Set by USR2 or TERM, read by the loop. The handler does nothing else.
 
-    def __init__(self) -> None:
+    grace: seconds from then on until whoever asked kills this process.
+    """
+
+    def __init__(self, grace: float = math.inf) -> None:
         self.set = False
+        self._grace = grace
+        self._asked: float | None = None
 
     def __call__(self) -> bool:
         return self.set
+
+    def time_left(self) -> float:
+        """Seconds until this process is killed; without limit where it was not asked to stop."""
+        return math.inf if self._asked is None else self._asked + self._grace - time.monotonic()
 
     def install(self) -> None:
         """Takes the signals that may come to a rank."""
@@ -64,6 +92,7 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.set = True
+        self._asked = self._asked or time.monotonic()
         if _is_orphan():
             # Nobody is left who would kill it when its grace is over, wherever it may be stuck.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -73,7 +102,7 @@ class StopFlag:
 def main(run_uri: str, attempt: int) -> int:
     """Works on one attempt of a run as one rank; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    stop = StopFlag()
+    stop = StopFlag(float(os.environ.get("IGPT_GRACE", "inf")))
     stop.install()
     stacks.install()
     _end_with_parent()
@@ -92,15 +121,19 @@ def main(run_uri: str, attempt: int) -> int:
         else:
             traceback.print_exception(error)  # a bug, or the machine's; its place helps
         if scratch is not None:
-            write_beside(
-                scratch / f"failure-{rank}.json",
-                {"class": failure.value if failure else None, "reason": reason},
-            )
+            said = {"class": failure.value if failure else None, "reason": reason}
+            try:
+                write_beside(scratch / f"failure-{rank}.json", said)
+            except OSError as full:  # the code alone has to tell it
+                log.error("%s", full)
         return code
 
 
 def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
-    """Exit code, class and one line for what ended the worker."""
+    """Exit code, class and one line for what ended the worker.
+
+    The class is None where the cause is not here: a newer attempt, or a peer that has gone.
+    """
     if isinstance(error, Superseded):
         return 6, None, str(error)
     if isinstance(error, Unreachable):
@@ -112,8 +145,13 @@ def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 3, FailureClass.STORAGE, f"no space left: {error}"
     reason = str(error) if isinstance(error, IgptError) else f"{type(error).__name__}: {error}"
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return 1, FailureClass.OUT_OF_MEMORY if memory else FailureClass.CRASH, reason
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 1, FailureClass.OUT_OF_MEMORY, reason
+    if isinstance(error, PeerFailed) or (
+        isinstance(error, RuntimeError) and _OF_A_PEER.search(str(error))
+    ):
+        return 1, None, reason
+    return 1, FailureClass.CRASH, reason
 
 
 def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
@@ -135,11 +173,12 @@ def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path |
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         stop=stop,
         sink=RunSink(run, attempt, scratch, rank),
+        time_left=stop.time_left,
     )
     result = job.load_entry()(config, context)
     if rank == 0:
-        context.sink.flush()
-        _finish(run, attempt, result)
+        _insist(context.sink.flush, context)
+        _insist(lambda: _finish(run, attempt, result), context)
 
 
 def _claim(run: Run, attempt: int, workers: int) -> Claim:
@@ -147,9 +186,13 @@ def _claim(run: Run, attempt: int, workers: int) -> Claim:
         # Its worker may have been killed before it could say so.
         run.event(ev.FINISHED, writer="worker", attempt=attempt)
         raise Superseded(f"run {run.id} has finished already")
-    submitted = [one for one in run.events({ev.SUBMITTED}) if one.attempt == attempt]
-    limit = submitted[-1].fields.get("from_step") if submitted else None
+    limit = _from_step(run, attempt)
     best = newest_checkpoint(run, at_most=limit)
+    if limit and best is None:  # 0 alone means the beginning
+        raise UserError(
+            f"run {run.id} has no checkpoint at or before step {limit} any more",
+            mend=f"igpt-jobs resume {run.id} without --from goes on from its last one",
+        )
     wanted = Claim(
         attempt=attempt,
         launch=os.environ.get("IGPT_LAUNCH", "alone"),
@@ -170,6 +213,19 @@ def _claim(run: Run, attempt: int, workers: int) -> Claim:
         host=wanted.host,
     )
     return wanted
+
+
+def _from_step(run: Run, attempt: int) -> int | None:
+    """The step that the user went back to, until an attempt has claimed the run since."""
+    asked = [one for one in run.events({ev.SUBMITTED}) if (one.attempt or 0) <= attempt]
+    if not asked:
+        return None
+    # Attempts that ended before their claim may lie between: what was asked for still stands.
+    last = sorted(asked, key=lambda one: one.attempt or 0)[-1]
+    if any(owned.attempt >= (last.attempt or 0) for owned in run.claims()):
+        return None
+    step: int | None = last.fields.get("from_step")
+    return step
 
 
 def _await_claim(run: Run, attempt: int) -> Claim:
@@ -202,6 +258,21 @@ def _finish(run: Run, attempt: int, result: dict[str, object]) -> None:
     run.event(ev.FINISHED, writer="worker", attempt=attempt)
 
 
+def _insist(action: Callable[[], None], context: Context) -> None:
+    """Does it as soon as the store is there: what the work has come to is not lost to an outage."""
+    patience = Patience()
+    while True:
+        try:
+            return action()
+        except Unreachable as error:
+            pause = patience.pause(error)
+            if context.time_left() < pause:
+                raise
+            log.warning("the work is done, and waits for the store: %s", error)
+            context.sink.alive()
+            time.sleep(pause)
+
+
 def _end_with_parent() -> None:
     """Asks the kernel for TERM when the parent dies, so that no rank trains on unwatched."""
     if sys.platform == "linux":
@@ -222,14 +293,22 @@ def leave(code: int) -> NoReturn:
 
     While it is taken apart, a thread of torch's may ask for its lock and abort the process, and a
     TERM that comes late ends it by default: in both cases the parent would see a killed rank, whose
-    work is done and saved. (Seen with torch 2.13, in one of some twenty ranks that stopped.)
+    work is done and saved. (Seen with torch 2.13, in one of some twenty ranks that stopped.) So
+    would the end of NCCL's group, which waits for peers that may never come.
     """
-    atexit._run_exitfuncs()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1], int(sys.argv[2])))
+    ended = 1
+    try:
+        ended = main(sys.argv[1], int(sys.argv[2]))
+    except BaseException as error:  # an interrupt, or a mistake in what is around the work
+        traceback.print_exception(error)
+    leave(ended)

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from igpt.errors import DataCorrupt, NotFound, UserError
 from igpt.model import huggingface
 from igpt.model.config import ModelConfig
 from igpt.model.sealed import local_copy, newest_attempt, read_manifest, verified
+from igpt.model.tensors import save_tensors
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store, open_store
 
@@ -107,7 +108,7 @@ def export_huggingface(model: ImageGPT, palette: Colors, folder: str | Path) -> 
         `preprocessor_config.json` (the palette's centres, the image size) are written there.
 
     That class does not prepend the start token: for our logits feed it [V, x_0, ..., x_{n-2}].
-    Raises UserError where the palette is not the model's.
+    Raises UserError where the palette is not the model's, and Unreachable where a disk is full.
     """
     config = model.config
     if palette.centers.shape != (config.colors, 3):
@@ -128,7 +129,7 @@ def export_huggingface(model: ImageGPT, palette: Colors, folder: str | Path) -> 
     with tempfile.TemporaryDirectory(prefix="igpt-export-") as scratch:
         weights = Path(scratch) / WEIGHTS
         theirs = huggingface.to_theirs(config, model.state_dict())
-        save_file(theirs, weights, metadata={"format": "pt"})
+        save_tensors(theirs, weights, metadata={"format": "pt"})
         store.upload(WEIGHTS, weights)
     store.put("preprocessor_config.json", _dump(processor))
     store.put(CONFIG, _dump(huggingface.write_config(config)))

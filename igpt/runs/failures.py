@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -27,6 +27,10 @@ class FailureClass(StrEnum):
     CORRUPT = "corrupt"
     CRASH = "crash"
     USER_ERROR = "user-error"
+
+
+#: Exit codes that tell a class, for a rank that could not say more.
+_CODES: Mapping[int, FailureClass] = {2: FailureClass.USER_ERROR, 3: FailureClass.STORAGE}
 
 
 class RetryBudget(Strict):
@@ -54,7 +58,7 @@ class RankExit:
 
     rank: int
     code: int
-    failure: FailureClass | None = None  # what the worker itself said, where it could
+    failure: FailureClass | None = None  # what the worker itself said; None: a consequence, or mute
     reason: str = ""
     torn_down: bool = False  # killed by its parent, after another rank had ended or time was up
 
@@ -71,9 +75,11 @@ class Verdict:
 def classify(exits: Iterable[RankExit]) -> Verdict:
     """The verdict over an attempt from its ranks' exits, in the order in which they happened.
 
-    A rank that was killed from outside is the cause, before one that named its failure (its peers
-    only saw it go), before any other. What we tore down ourselves is a consequence; so is a TERM,
-    which a scheduler sends to all ranks when one has ended.
+    A rank that named a class of its own is the cause, a user's error before all others, as it must
+    not be tried again; then one that was killed from outside (its peers only saw it go), then an
+    exception that has no class, then any other. What we tore down ourselves is a consequence; so
+    are a TERM, which a scheduler sends to all ranks when one has ended, and an ABRT beside a rank
+    that named its failure: libraries abort where a peer is gone.
     """
     ended = list(exits)
     if all(one.code == 0 for one in ended):
@@ -84,10 +90,10 @@ def classify(exits: Iterable[RankExit]) -> Verdict:
     if not bad:
         return Verdict("stopped", FailureClass.PREEMPTED, "asked to stop; checkpoint committed")
     of_themselves = [one for one in bad if not one.torn_down] or bad
-    killed = (one for one in of_themselves if one.code < 0 and one.code != -signal.SIGTERM)
-    cause = next(killed, None) or next(
-        (one for one in of_themselves if one.failure), of_themselves[0]
-    )
+    harmless = {signal.SIGTERM}
+    if any(_named(one) for one in of_themselves):
+        harmless.add(signal.SIGABRT)
+    cause = min(of_themselves, key=lambda one: _weight(one, harmless))  # of equals the first
     if cause.failure is FailureClass.HANG:  # each node says what it saw
         seen = [one.reason for one in bad if one.failure is FailureClass.HANG and one.reason]
         return Verdict("failed", cause.failure, "; ".join(dict.fromkeys(seen)))
@@ -100,9 +106,25 @@ def may_retry(failure: FailureClass, history: Iterable[FailureClass], budget: Re
     return allowed is None or Counter(history)[failure] <= allowed
 
 
+def _weight(one: RankExit, harmless: Collection[int]) -> int:
+    """How little the end of a rank explains the others'."""
+    named = _named(one)
+    if named is FailureClass.USER_ERROR:
+        return 0
+    if named not in (None, FailureClass.CRASH):
+        return 1
+    if one.code < 0 and -one.code not in harmless:
+        return 2
+    return 3 if named else 4
+
+
+def _named(one: RankExit) -> FailureClass | None:
+    """The class of a rank's failure by its own word or, where it could say none, by its code."""
+    return one.failure or _CODES.get(one.code)
+
+
 def _by_code(code: int) -> FailureClass:
-    known: Mapping[int, FailureClass] = {2: FailureClass.USER_ERROR, 3: FailureClass.STORAGE}
-    return FailureClass.NODE if code < 0 else known.get(code, FailureClass.CRASH)
+    return FailureClass.NODE if code < 0 else _CODES.get(code, FailureClass.CRASH)
 
 
 def _reason(cause: RankExit) -> str:

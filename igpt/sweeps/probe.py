@@ -22,6 +22,12 @@ Subject = Literal["trained", "untrained", "raw pixels"]
 Budget = int | Literal["all"]
 
 
+#: Said of train where it is not as the paper's probe has it.
+_RANDOM_CROPS = (
+    "holds random crops; the paper's probe augments nothing (write it with augment=false)"
+)
+
+
 class RayOptions(Strict):
     """How Ray runs the trials."""
 
@@ -93,6 +99,14 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
             f"{index.splits['train'].samples:,}",
             mend="budgets=[40,250,all]",
         )
+    if budgets and index.crops > 1:
+        raise UserError(
+            f"{data} holds {index.crops} crops of each training image, so its labels cannot be "
+            f"counted",
+            expected="one sample of each image, for budgets of labels",
+            mend="Write the data with crops=1 and augment=false for probes; budgets=[all] needs no "
+            "count",
+        )
     if budgets and min(budgets) < len(index.classes):
         raise UserError(
             f"a budget of {min(budgets)} labels cannot hold {len(index.classes)} classes"
@@ -106,6 +120,7 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
             )
     facts = settled.facts | {
         "data": data,
+        **({"train": _RANDOM_CROPS} if _has_random_crops(index) else {}),
         "fits": f"{len(config.l2)} L2 x {_budgets(config)} x "
         f"{counted(len(config.seeds), 'seed')} a layer",
     }
@@ -134,6 +149,12 @@ def _need(config: ProbeConfig, shape: ModelConfig, index: Index) -> Need:
     samples = sum(index.splits[split].samples for split in SPLITS)
     features = features_need(shape, samples, config.batch, networks=networks)
     return replace(features, facts=facts | features.facts, numbers=features.numbers | numbers)
+
+
+def _has_random_crops(index: Index) -> bool:
+    """Whether some image was large enough for a random crop: the others are only resized."""
+    samples = sum(split.samples for split in index.splits.values())
+    return index.options.augment and index.preprocessing.only_resized < samples
 
 
 def _budgets(config: ProbeConfig) -> str:

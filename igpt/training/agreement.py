@@ -5,7 +5,7 @@ rank the same answer: the losses, whether to stop, whether to save.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Flags:
     save: bool = False  # the time for a checkpoint has come
     superseded: bool = False  # a newer attempt has claimed the run
     failed: bool = False  # it cannot go on; it raises what happened
+    writing: bool = False  # its last checkpoint is not written yet
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def agree_on(flags: Flags, device: torch.device) -> Flags:
 
 
 def _numbers(flags: Flags) -> list[float]:
-    return [float(flag) for flag in (flags.stop, flags.save, flags.superseded, flags.failed)]
+    return [float(flag) for flag in astuple(flags)]
 
 
 def _any(everyone: NDArray[np.float64]) -> Flags:

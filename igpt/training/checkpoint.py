@@ -14,19 +14,20 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from igpt.errors import DataCorrupt
 from igpt.model.sealed import SEAL, describe, read_manifest, seal, verified
+from igpt.model.tensors import save_tensors
 from igpt.storage import Store
+from igpt.storage.files import explained
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -138,16 +139,19 @@ def save_checkpoint(
     """Writes and commits a checkpoint, and reads it back.
 
     `superseded` is asked right before the commit, and where it says so, nothing is committed.
-    Raises DataCorrupt, having taken the seal off again, where what is read back differs.
+    Raises DataCorrupt, having taken the seal off again, where what is read back differs, and
+    Unreachable where the store is away or full, or the disk of the temporary folder is full.
     """
     began = time.perf_counter()
     ref = CheckpointRef(checkpoint.step, attempt)
     folder = store.sub(ref.key)
     with tempfile.TemporaryDirectory(prefix="igpt-checkpoint-") as scratch:
         paths = {name: Path(scratch) / name for name in _FILES}
-        save_file(checkpoint.weights, paths[WEIGHTS])
-        save_file(checkpoint.optimizer, paths[OPTIMIZER])
-        paths[CONFIG].write_text(json.dumps(checkpoint.config, indent=1), encoding="utf-8")
+        save_tensors(checkpoint.weights, paths[WEIGHTS])
+        save_tensors(checkpoint.optimizer, paths[OPTIMIZER])
+        text = json.dumps(checkpoint.config, indent=1)
+        with explained("written", paths[CONFIG]):
+            paths[CONFIG].write_text(text, encoding="utf-8")
         manifest = describe(checkpoint.step, paths)
         for name, path in paths.items():
             folder.upload(name, path)
@@ -189,93 +193,6 @@ def prune(
             store.delete(keys)
             dropped.append(ref)
     return dropped
-
-
-class CheckpointWriter:
-    """Writes checkpoints on a thread of its own, one at a time.
-
-    `counting` lists the committed checkpoints on the lineage, for pruning.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        attempt: int,
-        keep: int,
-        milestones: Collection[int],
-        superseded: Callable[[], bool],
-        counting: Callable[[], Collection[CheckpointRef]],
-    ) -> None:
-        self._store = store
-        self._attempt = attempt
-        self._keep = keep
-        self._milestones = milestones
-        self._superseded = superseded
-        self._counting = counting
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._flight: Future[Written] | None = None
-        self._done: list[Written] = []
-        self._error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True)  # the one in flight is let finish
-
-    @property
-    def busy(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._flight is not None and not self._flight.done()
-
-    def start(self, checkpoint: Checkpoint) -> None:
-        """Begins to write it, once the one in flight is done. Its failure shows in `take`."""
-        self._land()
-        if self._error is None:
-            self._flight = self._thread.submit(self._write, checkpoint)
-
-    def take(self, *, wait: bool) -> list[Written]:
-        """What has been written since the last call; with `wait`, the one in flight as well.
-
-        Raises what went wrong in writing.
-        """
-        if wait or not self.busy:
-            self._land()
-        if self._error is not None:
-            raise self._error
-        done, self._done = self._done, []
-        return done
-
-    def _land(self) -> None:
-        flight, self._flight = self._flight, None
-        if flight is None:
-            return
-        error = flight.exception()
-        if isinstance(error, Exception):
-            self._error = error
-        else:
-            self._done.append(flight.result())
-
-    def _write(self, checkpoint: Checkpoint) -> Written:
-        written = save_checkpoint(self._store, checkpoint, self._attempt, self._superseded)
-        if not written.committed:
-            return written
-        if self._superseded():
-            # The newer attempt came between the question and the commit. What it did not start from
-            # is on nobody's history, so it is taken back; nothing is dropped on its behalf.
-            if written.ref not in self._counting():
-                self._store.delete([f"{written.ref.key}/{SEAL}"])
-                return replace(written, committed=False)
-            return written
-        prune(
-            self._store,
-            self._counting(),
-            attempt=self._attempt,
-            keep=self._keep,
-            milestones=self._milestones,
-        )
-        return written
 
 
 def _folders(store: Store) -> dict[CheckpointRef, list[str]]:

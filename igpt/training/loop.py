@@ -9,6 +9,7 @@ bit-identical whatever interruptions there were; with another number the batches
 the losses up to rounding. The recipe is that of Chen et al. (ICML 2020), appendix.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 
 from igpt.data.dataset import Dataset
 from igpt.data.loader import Loader, row_digest
-from igpt.errors import IgptError, UserError
+from igpt.errors import PeerFailed, UserError
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store
 from igpt.training import parallel
@@ -27,7 +28,6 @@ from igpt.training.agreement import Flags, Pending, agree, agree_on
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
-    CheckpointWriter,
     capture,
     list_committed,
     load_checkpoint,
@@ -39,6 +39,10 @@ from igpt.training.schedule import learning_rate, warmup_steps
 from igpt.training.sink import Sink
 from igpt.training.step import Worker, deterministic
 from igpt.training.throughput import peak_flops
+from igpt.training.writer import CheckpointWriter
+
+#: The ranks meet this often while the last checkpoint is written.
+_MEETING_SECONDS = 5.0
 
 Status = Literal["finished", "stopped", "superseded"]
 
@@ -67,6 +71,7 @@ def train(
     stop: Callable[[], bool],
     start: CheckpointRef | None = None,
     counting: Callable[[], Collection[CheckpointRef]] | None = None,
+    time_left: Callable[[], float] = lambda: math.inf,
 ) -> Outcome:
     """Trains `model`, in place, until the schedule ends, `stop()` says so or a newer attempt rules.
 
@@ -76,9 +81,12 @@ def train(
     stop: whether this process was asked to stop; the answer of any rank stops all.
     start: the committed checkpoint to go on from; None starts from the weights of `model`.
     counting: lists the committed checkpoints that count, for pruning; None means that all do.
+    time_left: seconds until this process is killed, where it was asked to stop.
 
-    Raises UserError where model, data, configuration and checkpoint do not fit each other, and
-    IgptError where the loss is no longer a number.
+    Checkpoints wait for a store that is away, steps do not (`igpt.training.writer`).
+
+    Raises UserError where model, data, configuration and checkpoint do not fit each other,
+    IgptError where the loss is no longer a number, and Unreachable where the store stays away.
     """
     device = torch.device(device)
     parallel.check_group(rank, world_size)
@@ -92,6 +100,8 @@ def train(
             milestones=settings.milestones,
             superseded=sink.superseded,
             counting=counting or (lambda: list_committed(checkpoints)),
+            flush=sink.flush,
+            time_left=time_left,
         ) as writer,
     ):
         loop = _Loop(config, model, data, rank, world_size, device, writer, sink, stop)
@@ -148,7 +158,7 @@ class _Loop:
 
     def begin(self, checkpoints: Store, start: CheckpointRef | None) -> None:
         """Restores the checkpoint, on rank 0 from the store, and readies every rank."""
-        recorded = 0  # the micro batch of the run so far, which keeps the sums the same
+        recorded = 0  # the micro batch of the run so far: where it fits, the sums stay the same
         if start is not None:
             self.step = start.step
             if self.rank == 0:
@@ -161,7 +171,7 @@ class _Loop:
         recorded = int(parallel.gather([recorded], self.device)[0, 0])
         micro = self.config.batch.micro
         if micro == "auto":
-            micro = recorded or self.worker.largest_micro_batch(-(-self.batch // self.world_size))
+            micro = self.worker.largest_micro_batch(recorded or -(-self.batch // self.world_size))
         self.worker.prepare(int(parallel.gather([micro], self.device).min()))
         self.reporter.event(
             "training" if start is None else "training-resumed",
@@ -231,7 +241,7 @@ class _Loop:
 
     def _meet(self, pending: Pending) -> Status | None:
         """Agrees, reports, validates, saves; returns how training ends, if it ends here."""
-        superseded, error = self._landed(wait=False)
+        superseded, error = self._landed()
         flags = Flags(self.stop(), self._save_is_due(), superseded, error is not None)
         agreed = agree(pending, flags, global_batch=self.batch, device=self.device)
         _raise(agreed.flags, error)
@@ -250,17 +260,30 @@ class _Loop:
         return "stopped" if agreed.flags.stop else None
 
     def _finish(self, status: Status) -> Status:
-        """Waits until the last checkpoint is written; every rank learns what became of it."""
-        superseded, error = self._landed(wait=True)
-        self.reporter.flush()
-        flags = agree_on(Flags(superseded=superseded, failed=error is not None), self.device)
-        _raise(flags, error)
-        return "superseded" if flags.superseded else status
+        """Waits until the last checkpoint is written; every rank learns what became of it.
 
-    def _landed(self, *, wait: bool) -> tuple[bool, Exception | None]:
+        They meet every few seconds meanwhile: a store that is away may take longer than ranks may
+        wait for each other.
+        """
+        tries = self.writer.tries
+        while True:
+            writing = not self.writer.settle(_MEETING_SECONDS)
+            superseded, error = self._landed()
+            mine = Flags(superseded=superseded, failed=error is not None, writing=writing)
+            flags = agree_on(mine, self.device)
+            _raise(flags, error)
+            if flags.superseded:
+                return "superseded"
+            if not flags.writing:
+                return status
+            if self.writer.tries > tries:  # no step is made, and yet nothing hangs
+                tries = self.writer.tries
+                self.reporter.alive()
+
+    def _landed(self) -> tuple[bool, Exception | None]:
         """Notes the checkpoints that are done: whether one found a newer attempt, or failed."""
         try:
-            done = self.writer.take(wait=wait)
+            done = self.writer.take(wait=False)
         except Exception as error:  # the other ranks are told before it is raised
             return False, error
         for written in done:
@@ -276,11 +299,10 @@ class _Loop:
         return time.monotonic() - self.saved_at >= 60 * minutes
 
     def _save(self) -> None:
-        """Hands a copy to the writer, once all metrics up to here are durable."""
+        """Hands a copy to the writer, which first makes all metrics up to here durable."""
         self.saved_at = time.monotonic()
         if self.rank != 0:
             return
-        self.reporter.flush()
         described = {
             "model": self.model.config.model_dump(mode="json"),
             "palette": self.data.index.palette_digest,
@@ -311,7 +333,7 @@ def _raise(flags: Flags, error: Exception | None) -> None:
     if error is not None:
         raise error
     if flags.failed:
-        raise IgptError("rank 0 could not write a checkpoint; its own log says why")
+        raise PeerFailed("rank 0 could not write a checkpoint; its own log says why")
 
 
 def _check_data(model: ImageGPT, data: Dataset) -> None:

@@ -35,14 +35,19 @@ def process_group(
     timeout: of joining and of each exchange. It has to outlast the upload of a checkpoint.
 
     A group that exists already, such as Ray's, is used and left alone; one worker needs none.
+
+    After an exception a group of NCCL is left to the end of the process, which must not take the
+    interpreter apart (`os._exit`): to end the group waits for exchanges that the peers, who do not
+    know yet, are still in. Nobody would hear of the exception before `timeout`.
     """
+    backend = "nccl" if device.type == "cuda" else "gloo"
     if world_size == 1 or dist.is_initialized():
         check_group(rank, world_size)
         yield
         return
     try:
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            backend,
             init_method=rendezvous,
             rank=rank,
             world_size=world_size,
@@ -58,10 +63,11 @@ def process_group(
     try:
         yield
     except BaseException as error:
-        _release_frames(error)
+        if backend != "nccl":
+            _release_frames(error)
+            dist.destroy_process_group()
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def _release_frames(error: BaseException) -> None:

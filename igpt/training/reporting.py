@@ -1,8 +1,9 @@
 """What the sink is told: by rank 0 a line a step and what happened, by every rank its progress."""
 
 import math
+from contextlib import suppress
 
-from igpt.errors import IgptError
+from igpt.errors import IgptError, Unreachable
 from igpt.model.config import ModelConfig
 from igpt.training.agreement import Agreement, Pending
 from igpt.training.checkpoint import Written
@@ -40,10 +41,10 @@ class Reporter:
         if self._rank == 0:
             self._sink.event(kind, **fields)
 
-    def flush(self) -> None:
-        """Makes all lines so far durable."""
-        if self._rank == 0:
-            self._sink.flush()
+    def alive(self) -> None:
+        """Says the latest progress again."""
+        if self._progress:
+            self._sink.progress(**(self._progress | self._validation))
 
     def trained(self, pending: Pending, agreed: Agreement) -> None:
         """The steps that the workers have just agreed on.
@@ -54,7 +55,9 @@ class Reporter:
         bad = next((n for n, loss in enumerate(agreed.losses) if not math.isfinite(loss)), count)
         self._lines(pending, agreed, bad)
         if bad < count:
-            self.flush()
+            if self._rank == 0:
+                with suppress(Unreachable):  # the loss is the news
+                    self._sink.flush()
             raise IgptError(
                 f"the loss of step {pending.steps[bad]} is {agreed.losses[bad]}",
                 expected="a number",
@@ -67,7 +70,7 @@ class Reporter:
         if self._rank == 0:
             self._sink.metrics([{"step": step, "validation_loss": loss}])
         self.event("validated", step=step, loss=loss)
-        self._sink.progress(**(self._progress | self._validation))
+        self.alive()
 
     def checkpointed(self, written: Written) -> None:
         """A checkpoint is committed and has been read back."""

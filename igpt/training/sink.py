@@ -6,8 +6,10 @@ from typing import Protocol
 class Sink(Protocol):
     """Where metrics and events go, and who says that a newer attempt has taken over.
 
-    Called from the loop's thread; `superseded` from the checkpoint writer's too. Every rank has one
-    and tells it its progress; rank 0 alone calls the rest.
+    Called from the loop's thread; `flush` and `superseded` from the checkpoint writer's too. Every
+    rank has one and tells it its progress; rank 0 alone calls the rest. A place that is away for a
+    while is no reason to raise, but in `flush` and `superseded`: Unreachable there, and the writer
+    asks again.
     """
 
     def metrics(self, lines: list[dict[str, object]]) -> None:

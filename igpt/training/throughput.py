@@ -4,13 +4,16 @@ Model FLOPs utilisation (MFU) is the count of `ModelConfig.training_flops_per_to
 peak of the device. A device that the table does not know has none: a guessed peak would be worse.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-#: Part of the device's name -> dense peak in FLOP/s of bfloat16, and of float32 without TF32.
+#: Words of the device's name -> dense peak in FLOP/s of bfloat16, and of float32 without TF32.
 #: From the vendor's data sheets; the first line that fits counts. None = it has no such units.
 PEAKS: tuple[tuple[str, float | None, float], ...] = (
     ("B200", 2250e12, 75e12),
+    ("GH200", 989e12, 67e12),
+    ("H200 NVL", 835e12, 60e12),
     ("H200", 989e12, 67e12),
     ("H100 NVL", 835e12, 60e12),
     ("H100 PCIe", 756e12, 51e12),
@@ -30,10 +33,21 @@ PEAKS: tuple[tuple[str, float | None, float], ...] = (
 )
 
 
+#: Words that make another device of one in the table: a smaller chip, or a part of it.
+_OTHERS = {"d", "laptop", "max-q", "mig", "super", "ti"}
+
+
 def peak_flops(device_name: str, precision: Literal["float32", "bfloat16"]) -> float | None:
-    """The device's dense peak in FLOP/s, None where it is not known."""
-    for part, bfloat16, float32 in PEAKS:
-        if part.lower() in device_name.lower():
+    """The device's dense peak in FLOP/s, None where it is not known.
+
+    device_name: as the driver reports it, or as a cluster file has it: `NVIDIA A100-SXM4-80GB`,
+        `A100`.
+    """
+    name = device_name.lower()
+    if _OTHERS & set(name.split()):
+        return None
+    for words, bfloat16, float32 in PEAKS:
+        if re.search(rf"(?<![a-z0-9]){words.lower()}(?![a-z0-9])", name):
             return bfloat16 if precision == "bfloat16" else float32
     return None
 

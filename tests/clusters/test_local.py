@@ -10,7 +10,9 @@ from igpt.errors import UserError
 from igpt.jobs.references import newest_checkpoint
 from igpt.runs import Run, create_run
 from igpt.runs import events as ev
+from igpt.runs.attempts import Claim, claim
 from igpt.runs.listing import list_hints
+from igpt.runs.record import open_run
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.support import study
@@ -130,6 +132,24 @@ def test_a_damaged_checkpoint_stops_the_run_and_is_named(root: Store) -> None:
     study.until(lambda: len(run.claims()) == 3, "a third attempt claims")
     assert 0 < run.claims()[2].start_step < saved[0]
     study.reached(run, saved[0] + 20)
+
+
+def test_going_back_to_before_the_first_checkpoint_is_refused(store: Store) -> None:
+    run = open_run(store, "tiny-1a2b3c4d")
+    run.event(ev.SUBMITTED, writer="client", attempt=1)
+    run.event(ev.CANCELLED, writer="client", attempt=1)
+    with pytest.raises(UserError, match="has no checkpoint at or before step 5"):
+        resume(run, study.cluster(), from_step=5)
+    claim(run.record, Claim(1, "a", "host", 1, 0.0))
+    claim(run.record, Claim(2, "b", "host", 1, 0.0, 20, 1))
+    for step in (20, 30, 40):  # attempt 2 did not start from what attempt 1 made after step 20
+        run.record.put(
+            f"checkpoints/step-{step:09d}/attempt-{2 if step > 30 else 1}/COMMITTED", b""
+        )
+    before = [info.key for info in store.objects()]
+    with pytest.raises(UserError, match="from 20 on; there are 20, 40"):
+        resume(run, study.cluster(), from_step=19)
+    assert [info.key for info in store.objects()] == before
 
 
 def test_a_client_that_died_before_launching_leaves_a_run_that_resume_adopts(root: Store) -> None:

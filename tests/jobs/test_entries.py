@@ -10,25 +10,39 @@ import pytest
 import torch
 from PIL import Image
 
-from igpt.data import open_dataset, open_source
-from igpt.errors import DataCorrupt, IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.config import load
+from igpt.data import ArraySource, Palette, open_dataset, open_source, write_shards
+from igpt.errors import (
+    DataCorrupt,
+    IgptError,
+    NotFound,
+    PeerFailed,
+    Superseded,
+    Unreachable,
+    UserError,
+)
 from igpt.evaluation import open_features
+from igpt.jobs.base import Preparation, find_job
 from igpt.jobs.context import Context, RunSink, Stopped, progress_file
-from igpt.jobs.entries import features, shard
+from igpt.jobs.entries import features, pretrain, shard
 from igpt.jobs.entries.common import pick_device
 from igpt.jobs.entries.features import make_features
 from igpt.jobs.entries.generate import contact_sheet
 from igpt.jobs.features import FeaturesConfig
+from igpt.jobs.pretrain import PretrainConfig
 from igpt.jobs.shard import ShardConfig
 from igpt.jobs.worker import explain
 from igpt.model.config import ModelConfig
 from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT
+from igpt.report.study import collect
+from igpt.runs import Run, create_run
 from igpt.runs import events as ev
-from igpt.runs.attempts import Claim
+from igpt.runs.attempts import Claim, claim
 from igpt.runs.failures import FailureClass
 from igpt.runs.record import open_run
 from igpt.storage import Store
+from tests.support import study
 
 torch.set_num_threads(1)  # whatever else the machine does
 
@@ -143,7 +157,65 @@ def test_a_feature_pass_is_stopped_within_a_chunk(root: Store, tmp_path: Path) -
         (torch.OutOfMemoryError("x"), 1, FailureClass.OUT_OF_MEMORY),
         (IgptError("the loss of step 3 is nan"), 1, FailureClass.CRASH),
         (KeyError("x"), 1, FailureClass.CRASH),
+        (RuntimeError("shape [3] is invalid"), 1, FailureClass.CRASH),
+        # What another rank's end does to this one has no class of its own.
+        (PeerFailed("rank 0 could not write a checkpoint; its own log says why"), 1, None),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]"), 1, None),
+        (RuntimeError("NCCL error: ncclRemoteError: A call failed"), 1, None),
+        (Unreachable("the server: Connection reset by peer"), 3, FailureClass.STORAGE),
     ],
 )
 def test_the_class_of_an_error(error: Exception, code: int, failure: FailureClass | None) -> None:
     assert explain(error)[:2] == (code, failure)
+
+
+def recorded(store: Store) -> tuple[Run, PretrainConfig]:
+    """A record of a short pretraining of `data/digits`, and its configuration."""
+    job = find_job("pretrain")
+    given = load(job.config, study.TRAINING, "t.yaml", ["schedule.steps=6"])
+    prepared = job.prepare(given, Preparation(store, Path("/"), 1))
+    run, _ = create_run(
+        store,
+        job="pretrain",
+        name="tiny",
+        config=prepared.config.model_dump(mode="json", by_alias=True),
+        inputs=prepared.inputs,
+        status=Run.status,
+    )
+    assert isinstance(prepared.config, PretrainConfig)
+    return run, prepared.config
+
+
+def attempt_of(run: Run, number: int, start: tuple[int, int] | None = None) -> Context:
+    """An attempt that has claimed the run, from the checkpoint of (step, attempt)."""
+    step, attempt = start or (0, None)
+    owned = Claim(number, "a", "host", 1, 0.0, step, attempt)
+    assert claim(run.record, owned)
+    return Context(run, owned, 0, 1, 0, lambda: False, RunSink(run, number, None, 0))
+
+
+def test_a_data_set_without_a_validation_split_is_trained_on_to_the_end(store: Store) -> None:
+    images = np.random.default_rng(0).integers(256, size=(40, 8, 8, 3)).astype(np.uint8)
+    write_shards(
+        ArraySource(images),
+        store.sub("data/digits"),
+        resolution=8,
+        palette=Palette.fit(images.reshape(-1, 3), 16),
+        validation_fraction=0.0,
+    )
+    run, config = recorded(store)
+    result = pretrain.run(config, attempt_of(run, 1))
+    assert result["step"] == 6
+    assert (result["validation_loss"], result["unigram_entropy"]) == (None, None)
+    assert collect(run).training.palette_entropy is None
+
+
+def test_a_result_that_an_attempt_makes_up_for_names_the_checkpoint_that_there_is(
+    root: Store,
+) -> None:
+    run, config = recorded(root)
+    first = pretrain.run(config, attempt_of(run, 1))  # and is killed before its result is there
+    again = pretrain.run(config, attempt_of(run, 2, start=(6, 1)))
+    assert again == first
+    assert run.record.exists(f"{again['checkpoint']}/COMMITTED")
+    assert again["loss"] is not None

@@ -53,6 +53,45 @@ def test_a_rank_that_names_its_failure_outweighs_one_that_does_not() -> None:
     assert verdict.reason == "no such file"
 
 
+GONE = RankExit(0, 1, None, "RuntimeError: Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("exits", "failure", "rank"),
+    [
+        # The consequence comes first, and the cause after it.
+        ([GONE, RankExit(1, 1, FailureClass.CORRUPT, "cause")], FailureClass.CORRUPT, 1),
+        ([GONE, RankExit(1, 1, FailureClass.CRASH, "cause")], FailureClass.CRASH, 1),
+        ([GONE, RankExit(1, -9)], FailureClass.NODE, 1),
+        ([GONE, RankExit(1, 3)], FailureClass.STORAGE, 1),
+        # A rank that aborts where a peer is gone was not killed from outside.
+        (
+            [RankExit(0, -6), RankExit(1, 1, FailureClass.CRASH, "cause")],
+            FailureClass.CRASH,
+            1,
+        ),
+        ([RankExit(0, -6), GONE], FailureClass.NODE, 0),
+        # What must not be tried again is not, whoever was first.
+        (
+            [
+                RankExit(0, -9),
+                RankExit(2, 1, FailureClass.STORAGE, "also"),
+                RankExit(1, 2, FailureClass.USER_ERROR, "cause"),
+            ],
+            FailureClass.USER_ERROR,
+            1,
+        ),
+        ([RankExit(0, -6), RankExit(1, 2)], FailureClass.USER_ERROR, 1),
+    ],
+)
+def test_a_consequence_of_a_peers_end_is_not_the_cause(
+    exits: list[RankExit], failure: FailureClass, rank: int
+) -> None:
+    verdict = classify(exits)
+    assert verdict.failure is failure
+    assert verdict.reason == "cause" or f"rank {rank} " in verdict.reason
+
+
 def test_a_user_error_is_never_tried_again() -> None:
     user = FailureClass.USER_ERROR
     assert not may_retry(user, [user], RetryBudget())

@@ -1,6 +1,10 @@
 """Checkpoints come back to the last bit, are believed only when whole, and go only when safe."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,6 @@ from igpt.storage import Store
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
-    CheckpointWriter,
     capture,
     list_committed,
     load_checkpoint,
@@ -24,6 +27,7 @@ from igpt.training.checkpoint import (
     save_checkpoint,
 )
 from igpt.training.step import Worker
+from igpt.training.writer import CheckpointWriter
 from tests.training.workers import MODEL, configuration
 
 
@@ -141,6 +145,64 @@ def test_a_flipped_bit_is_found(store: Store, name: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataCorrupt, match=f"{name} is damaged"):
         load_checkpoint(store, CheckpointRef(3, 1))
+
+
+_ON_A_FULL_DISK = """
+import sys
+import torch
+from igpt.errors import Unreachable
+from igpt.data import Palette
+from igpt.jobs.worker import explain
+from igpt.model.config import ModelConfig
+from igpt.model.interchange import export_huggingface
+from igpt.model.transformer import ImageGPT
+from igpt.storage import open_store
+from igpt.training.checkpoint import Checkpoint, save_checkpoint
+
+store = sys.argv[1]
+model = ImageGPT(ModelConfig(layers=1, width=64, heads=1, resolution=4, colors=16))
+palette = Palette(torch.zeros(16, 3).numpy())
+for write in (
+    lambda: save_checkpoint(
+        open_store(store), Checkpoint(3, model.state_dict(), {}, {}), 1, lambda: False
+    ),
+    lambda: export_huggingface(model, palette, store),
+):
+    try:
+        write()
+    except Unreachable as error:
+        print(explain(error))
+"""
+
+
+def test_a_full_disk_is_said_with_its_place_by_checkpoint_and_export(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=64k none {disk}"
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, mount], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    done = subprocess.run(
+        [
+            *alone,
+            f'{mount} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            _ON_A_FULL_DISK,
+            str(tmp_path / "store"),
+        ],
+        env={**os.environ, "TMPDIR": str(disk)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout.splitlines()
+    assert len(said) == 2, done.stderr
+    for line in said:
+        assert line.startswith("(3, <FailureClass.STORAGE")
+        assert f"{disk}/igpt-" in line
+        assert "model.safetensors cannot be written: No space left on device. Free some" in line
 
 
 def test_what_cannot_be_read_back_loses_its_seal(store: Store) -> None:

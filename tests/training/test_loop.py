@@ -17,6 +17,7 @@ from igpt.model.transformer import ImageGPT
 from igpt.storage import open_store
 from igpt.training.checkpoint import list_committed
 from igpt.training.schedule import learning_rate
+from igpt.training.step import Worker
 from tests.training.workers import MODEL, Job, MemorySink, configuration, merged, run_here
 
 
@@ -209,6 +210,24 @@ def test_a_model_of_another_shape_than_the_data_is_refused(job: Job) -> None:
     other = ImageGPT(ModelConfig(layers=1, width=8, heads=1, resolution=4, colors=17))
     with pytest.raises(UserError, match=r"4x4 images in 16 colours.*4x4 in 17"):
         run_here(job, MemorySink(), other)
+
+
+@pytest.mark.parametrize("fits", [12, 6])
+def test_a_resumed_run_tries_the_micro_batch_it_had_and_takes_what_fits(
+    job: Job, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    run_here(replace(job, stop_at=1), MemorySink())
+    asked = []
+
+    def largest(worker: Worker, rows: int) -> int:
+        asked.append(rows)
+        return min(rows, fits)
+
+    monkeypatch.setattr(Worker, "largest_micro_batch", largest)
+    sink = MemorySink()
+    run_here(replace(job, attempt=2, resume=True), sink)
+    assert asked == [12]
+    assert dict(sink.events)["training-resumed"]["micro_batch"] == fits
 
 
 def test_a_checkpoint_of_another_model_is_refused(job: Job) -> None:

@@ -3,6 +3,7 @@
 import random
 import traceback
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -126,6 +127,30 @@ def test_waiting_for_a_worker_that_never_comes_ends(tmp_path: Path) -> None:
     )
     with pytest.raises(IgptError, match=r"rank 0 of 2 waited 0\.5 s"), joining:
         pass
+
+
+@pytest.mark.parametrize(
+    ("device", "fails", "destroyed"),
+    [("cpu", False, 1), ("cpu", True, 1), ("cuda", False, 1), ("cuda", True, 0)],
+)
+def test_a_rank_that_fails_does_not_wait_for_peers_in_an_exchange_of_nccl(
+    monkeypatch: pytest.MonkeyPatch, device: str, fails: bool, destroyed: int
+) -> None:
+    """With a stand-in for the group: NCCL needs as many GPUs as ranks."""
+    calls: list[str] = []
+    monkeypatch.setattr(
+        parallel.dist, "init_process_group", lambda backend, **_: calls.append(backend)
+    )
+    monkeypatch.setattr(parallel.dist, "destroy_process_group", lambda: calls.append("destroy"))
+
+    def work() -> None:
+        with parallel.process_group(0, 2, torch.device(device)):
+            if fails:
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") if fails else nullcontext():
+        work()
+    assert calls == ["nccl" if device == "cuda" else "gloo", *["destroy"] * destroyed]
 
 
 def test_what_an_error_holds_is_gone_before_the_group_is() -> None:

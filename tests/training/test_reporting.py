@@ -33,7 +33,7 @@ def test_every_rank_says_its_progress_and_rank_0_alone_the_rest() -> None:
         reporter, sink = report(rank)
         reporter.event("training", step=0)
         reporter.validated(2, 2.5)
-        reporter.flush()
+        sink.flush()
         assert (sink.shown["done"], sink.shown["total"]) == (2, 10)
         assert (len(sink.lines), len(sink.events)) == ((3, 2) if rank == 0 else (0, 0))
 
@@ -68,3 +68,10 @@ def test_the_progress_stops_before_a_loss_that_is_no_number() -> None:
     with pytest.raises(IgptError, match="loss of step 2"):
         reporter.trained(pending, agreed)
     assert (sink.shown["done"], sink.shown["loss"]) == (1, 3.0)
+
+
+def test_a_sign_of_life_says_the_latest_progress_again() -> None:
+    reporter, sink = report(1)
+    expected, sink.shown = sink.shown, {}
+    reporter.alive()
+    assert sink.shown == expected

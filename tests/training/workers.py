@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -36,13 +37,16 @@ class MemorySink:
     shown: dict[str, object] = field(default_factory=dict)
     waiting: list[dict[str, object]] = field(default_factory=list)
     taken_over: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)  # the writer flushes, too
 
     def metrics(self, lines: list[dict[str, object]]) -> None:
-        self.waiting += lines
+        with self.lock:
+            self.waiting += lines
 
     def flush(self) -> None:
-        self.lines += self.waiting
-        self.waiting = []
+        with self.lock:
+            self.lines += self.waiting
+            self.waiting = []
 
     def event(self, kind: str, **fields: object) -> None:
         self.events.append((kind, fields))
@@ -170,11 +174,12 @@ class _Sink(MemorySink):
         self.meetings = 0
 
     def flush(self) -> None:
-        with metrics_file(self.job).open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self.waiting)
-            file.flush()
-            os.fsync(file.fileno())
-        super().flush()
+        with self.lock:
+            with metrics_file(self.job).open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in self.waiting)
+                file.flush()
+                os.fsync(file.fileno())
+            super().flush()
 
     def stop(self) -> bool:
         """Called at every meeting on every rank, before the meeting's steps are reported."""

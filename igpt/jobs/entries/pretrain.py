@@ -8,7 +8,8 @@ from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.pretrain import PretrainConfig
 from igpt.jobs.references import checkpoint_key
 from igpt.model.transformer import ImageGPT
-from igpt.runs.attempts import on_lineage
+from igpt.runs import Run
+from igpt.runs.attempts import on_lineage, read_metrics
 from igpt.training.checkpoint import CheckpointRef, list_committed
 from igpt.training.loop import train
 from igpt.training.parallel import process_group
@@ -47,16 +48,31 @@ def run(config: PretrainConfig, context: Context) -> dict[str, Any]:
             stop=context.stop,
             start=start,
             counting=counting,
+            time_left=context.time_left,
         )
     if outcome.status == "superseded":
         raise Superseded(f"a newer attempt of run {context.run.id} owns it")
     if outcome.status == "stopped":
         raise Stopped(f"stopped as asked after step {outcome.step}; its checkpoint is committed")
+    loss, maker = outcome.loss, context.attempt
+    if claim.start_attempt is not None and outcome.step == claim.start_step:
+        # The last step was taken before this attempt: its checkpoint and its loss are there.
+        loss, maker = _recorded_loss(context.run, outcome.step), claim.start_attempt
     return {
         "step": outcome.step,
-        "loss": outcome.loss,
+        "loss": loss,
         "validation_loss": outcome.validation_loss,
-        "unigram_entropy": data.index.unigram_entropy(),
+        "unigram_entropy": (
+            data.index.unigram_entropy() if "validation" in data.index.splits else None
+        ),
         "parameters": shape.parameters(),
-        "checkpoint": checkpoint_key(outcome.step, context.attempt),
+        "checkpoint": checkpoint_key(outcome.step, maker),
     }
+
+
+def _recorded_loss(run: Run, step: int) -> float | None:
+    """The loss of a step by the run's metrics, nats per token; None where they lack it."""
+    for line in reversed(read_metrics(run.record)):
+        if line["step"] == step and "loss" in line:
+            return float(line["loss"])
+    return None
