@@ -25,13 +25,15 @@ from typing import Any, TypeVar
 
 # Set before Ray is imported, which reads them then. In this order: no reports to its makers; only
 # those who have the token of this machine's user may send it work; workers stay in the folder where
-# they were started; Tune draws no tables of its own into the log and writes no TensorBoard files.
+# they were started; Tune draws no tables of its own into the log and writes no TensorBoard files;
+# trials do not make way for everything else on the machine, as our other work does not either.
 for _name, _value in (
     ("RAY_USAGE_STATS_ENABLED", "0"),
     ("RAY_AUTH_MODE", "token"),
     ("RAY_CHDIR_TO_TRIAL_DIR", "0"),
     ("RAY_AIR_NEW_OUTPUT", "0"),
     ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),
+    ("RAY_worker_niceness", "0"),
 ):
     os.environ.setdefault(_name, _value)
 

@@ -159,7 +159,7 @@ def test_a_run_outlives_a_server_that_is_away_for_a_while(
         store = open_store(f"s3://{server.make_bucket()}/study")
         study.write_digits(store)
         with study.cleaned(store):
-            run = study.start(store, study.cluster(), "schedule.steps=60")
+            run = study.start(store, study.cluster(), "schedule.steps=300")
             study.reached(run, 10)
             log = supervisor_file(run, 1, "log")
             server.process.send_signal(signal.SIGSTOP)
@@ -169,7 +169,7 @@ def test_a_run_outlives_a_server_that_is_away_for_a_while(
                 server.process.send_signal(signal.SIGCONT)
             study.until(run.result, "it finishes all the same", 240)
             assert study.ended(run).state is study.FINISHED
-            assert sorted(study.losses(run)) == list(range(1, 61))
+            assert sorted(study.losses(run)) == list(range(1, 301))
     finally:
         server.stop()
         forget_clients()

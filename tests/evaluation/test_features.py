@@ -359,7 +359,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may make a small disk")
     (folder / "filler").write_bytes(bytes(shutil.disk_usage(folder).free - 2 * page))
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_kills_nobody(
