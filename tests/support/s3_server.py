@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import secrets
 import shutil
 import signal
 import socket
@@ -30,7 +31,6 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._buckets = 0
         options = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
         self.endpoint = f"http://127.0.0.1:{options['-s3.port']}"
         identity = {
@@ -85,9 +85,11 @@ class S3Server:
         )
 
     def make_bucket(self) -> str:
-        """The name of a new, empty bucket."""
-        self._buckets += 1
-        name = f"bucket-{self._buckets}"
+        """The name of a new, empty bucket.
+
+        No other server has one of that name: processes of a run are told by its address.
+        """
+        name = f"bucket-{secrets.token_hex(6)}"
         self.client.create_bucket(Bucket=name)
         return name
 
