@@ -34,8 +34,13 @@ def sweep(store: Store, cluster: ClusterConfig, *overrides: str) -> Run:
 
 def hosts(run: Run, attempt: int) -> list[str]:
     """Where each layer was fitted, as far as the rank of an attempt has heard of it."""
-    said = b"".join(run.record.get(part.key) for part in log_parts(run.record, attempt))
-    return re.findall(r"^layer \d+ of [a-z ]+, on (\w+)$", said.decode(), re.MULTILINE)
+    return re.findall(r"^layer \d+ of [a-z ]+, on (\w+)$", said(run, attempt), re.MULTILINE)
+
+
+def said(run: Run, attempt: int) -> str:
+    """All that the ranks of an attempt have logged."""
+    parts = log_parts(run.record, attempt)
+    return b"".join(run.record.get(part.key) for part in parts).decode()
 
 
 def layers(run: Run) -> list[str]:

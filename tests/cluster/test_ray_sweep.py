@@ -44,7 +44,7 @@ def test_a_sweep_over_a_ray_cluster_gives_the_table_of_one_machine(
     assert [claim.workers for claim in run.claims()] == [1]
     # The last lines follow the result.
     study.until(lambda: len(hosts(run, 1)) == LAYERS, "the log is whole", 60)
-    assert set(hosts(run, 1)) == {"head", "w1"}
+    assert set(hosts(run, 1)) <= {"head", "w1"}  # on a busy machine one may do all of them
     local = sweep(here, study.cluster(max_parallel=9), *SLOW)
     assert study.ended(local, 400).state is RunState.FINISHED
     assert table(run) == table(local)

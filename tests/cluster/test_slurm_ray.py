@@ -24,7 +24,7 @@ from igpt.runs.state import RunState
 from igpt.storage import Store, open_store
 from tests.cluster import scenario
 from tests.cluster.scenario import where
-from tests.cluster.sweeping import LAYERS, SLOW, hosts, layers, sweep, table
+from tests.cluster.sweeping import LAYERS, SLOW, hosts, layers, said, sweep, table
 from tests.support import study
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -111,7 +111,9 @@ def test_a_sweep_over_two_nodes_gives_the_table_of_one_machine(
     gone(private_slurm)
     assert scenario.kinds(run)[ev.FAILED] == 0
     assert len(hosts(run, 1)) == LAYERS
-    assert set(hosts(run, 1)) == {"n1", "n2"}
+    # Tune hands trials to actors that are there, so on a busy machine one may do all of these.
+    assert set(hosts(run, 1)) <= {"n1", "n2"}
+    assert "has 2 CPUs" in said(run, 1)
     (shared,) = (tmp_path / "shared").glob(f"{run.id}-*")
     assert not list(shared.glob("ray-*.token"))
     for node in (0, 1):  # Ray's own logs of both nodes
