@@ -35,6 +35,9 @@ LONG = (
     "sync_every=2",
 )
 
+#: Where more has to happen, such as a node that comes back.
+LONGER = (*LONG, "schedule.steps=1400")
+
 
 def where(folder: Path, **fields: Any) -> SlurmCluster:
     """Two nodes with a worker each, that look often."""

@@ -17,7 +17,7 @@ from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG, on_ray
+from tests.cluster.scenario import LONG, LONGER, on_ray
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 
@@ -60,9 +60,8 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
 def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     ray_hosts: RayHosts, root: Store, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    longer = (*LONG, "schedule.steps=1400")  # a node has to come back meanwhile
     elastic = on_ray(ray_hosts, workers={"min": 1, "max": 3}, resize_seconds=2)
-    run = study.start(root, elastic, *longer, "checkpoints.every_steps=50")
+    run = study.start(root, elastic, *LONGER, "checkpoints.every_steps=50")
     study.reached(run, 100)
     assert run.claims()[0].workers == 3
     ray_hosts.kill_node("w2")
@@ -80,8 +79,8 @@ def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     assert scenario.ended(run).state is RunState.FINISHED, scenario.story(run)
     assert scenario.kinds(run)[ev.FAILED] == 1
     base = scenario.base_folder(tmp_path_factory)
-    assert study.digests(run) == scenario.planned(digits, base, *longer)
-    losses, straight = study.losses(run), scenario.yardstick(digits, base, *longer)
+    assert study.digests(run) == scenario.planned(digits, base, *LONGER)
+    losses, straight = study.losses(run), scenario.yardstick(digits, base, *LONGER)
     assert max(abs(losses[step] - straight[step]) for step in range(1, 21)) < 1e-5
 
 

@@ -18,7 +18,7 @@ from igpt.runs.logs import log_parts
 from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG, where
+from tests.cluster.scenario import LONG, LONGER, where
 from tests.support import study
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -185,9 +185,14 @@ def test_a_users_error_ends_the_run_at_once_and_is_not_tried_again(
 
 
 def test_a_controller_that_crashes_and_comes_back_does_not_touch_the_run(
-    private_slurm: SlurmCluster, root: Store, tmp_path: Path, straight: dict[int, float]
+    private_slurm: SlurmCluster,
+    digits: Path,
+    root: Store,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    run = study.start(root, where(tmp_path), *LONG)
+    straight = scenario.yardstick(digits, scenario.base_folder(tmp_path_factory), *LONGER)
+    run = study.start(root, where(tmp_path), *LONGER)
     study.reached(run, 100)
     private_slurm.stop_controller(crash=True)
     before = max(step for step, _ in committed_checkpoints(run))
