@@ -16,6 +16,7 @@ from igpt.runs.attempts import newest
 from igpt.runs.listing import finished_runs
 from igpt.runs.record import open_run
 from igpt.storage import Store, check_key, open_store
+from igpt.storage.settings import absolute_path
 
 
 def settle(reference: str, folder: Path) -> str:
@@ -36,10 +37,7 @@ def settle(reference: str, folder: Path) -> str:
 
 def settle_path(path: str, folder: Path) -> str:
     """A path of this machine made absolute; `~` is a home, what is relative begins in `folder`."""
-    try:
-        return str((folder / Path(path).expanduser()).resolve())
-    except RuntimeError:
-        raise UserError(f"{path}: there is no such home", expected="~/ or ~USER/") from None
+    return str(absolute_path(path, folder, "path").resolve())
 
 
 def open_reference(root: Store, reference: str) -> Store:

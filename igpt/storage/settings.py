@@ -106,8 +106,8 @@ def absolute_path(path: str, directory: Path, what: str = "store") -> Path:
     """
     try:
         return directory.absolute() / Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{what} {path!r}: {error}", expected=FORMS) from None
+    except RuntimeError:
+        raise UserError(f"{what} {path!r}: there is no such home", expected=FORMS) from None
 
 
 def _variable(name: str) -> str:
