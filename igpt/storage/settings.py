@@ -107,7 +107,9 @@ def absolute_path(path: str, directory: Path, what: str = "store") -> Path:
     try:
         return directory.absolute() / Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{what} {path!r}: there is no such home", expected=FORMS) from None
+        expected = FORMS if what == "store" else "a path, ~/path or ~user/path"
+        message = f"{what} {path!r}: there is no such home directory"
+        raise UserError(message, expected=expected) from None
 
 
 def _variable(name: str) -> str:
