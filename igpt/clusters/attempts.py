@@ -13,13 +13,14 @@ from functools import partial
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.files import cluster_key
 from igpt.clusters.node import heartbeat
-from igpt.clusters.outcome import insist, settle, tell
+from igpt.clusters.outcome import settle, tell
 from igpt.clusters.requests import Requests
 from igpt.errors import UserError
 from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import FailureClass, Verdict
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 

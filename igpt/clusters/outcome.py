@@ -7,25 +7,20 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from igpt.clusters.notify import Message, NotifyConfig, State, notify
-from igpt.errors import IgptError, Unreachable
+from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import superseded
 from igpt.runs.failures import FailureClass, RetryBudget, Verdict, may_retry
 from igpt.runs.state import cancel_requested, failures_since_launch, overtaken
+from igpt.storage.patience import PATIENCE_SECONDS, insist
 
 log = logging.getLogger("igpt")
-
-#: A store that is away for this long ends whoever looks after a run, and the run stalls.
-PATIENCE_SECONDS = 3600.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,21 +30,6 @@ class Settled:
     kind: str  # the event: finished, failed, preempted, cancelled, superseded
     again: bool = False
     pause: float = 0.0  # seconds to wait before the next attempt
-
-
-def insist(action: Callable[[], T], patience: float = PATIENCE_SECONDS) -> T:
-    """What the action returns, as soon as the store can be reached again."""
-    deadline = time.monotonic() + patience
-    pause = 0.5
-    while True:
-        try:
-            return action()
-        except Unreachable as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("%s", error)
-            time.sleep(pause)
-            pause = min(30.0, 2 * pause)
 
 
 def settle(

@@ -29,7 +29,6 @@ from igpt.clusters.local import (
 )
 from igpt.clusters.network import free_port
 from igpt.clusters.node import Ranks, heartbeat, run_ranks
-from igpt.clusters.outcome import insist
 from igpt.clusters.queue import Ticket, only_one
 from igpt.clusters.requests import Requests
 from igpt.errors import IgptError
@@ -38,6 +37,7 @@ from igpt.runs import events as ev
 from igpt.runs.failures import Verdict, classify
 from igpt.runs.record import run_at
 from igpt.runs.shipped import insist_on_code
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 

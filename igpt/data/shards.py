@@ -33,12 +33,12 @@ from igpt.data.preprocessing import Filter, centre_crop, is_only_resized, random
 from igpt.data.shard_format import append, key, open_shard
 from igpt.data.sources import Source
 from igpt.data.stores import as_store
-from igpt.errors import IgptError, UserError
+from igpt.errors import UserError
 from igpt.storage import Store
 from igpt.storage.files import explained
+from igpt.storage.pieces import PIECES_SECONDS, await_pieces
 
 _BATCH = 256  # images that are encoded at once
-_POLL = 2.0  # seconds between two looks at the store
 
 
 def write_shards(
@@ -58,7 +58,7 @@ def write_shards(
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    timeout: float = 3600.0,
+    timeout: float = PIECES_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Index:
@@ -103,9 +103,15 @@ def write_shards(
             budget.spend(part.bad)
             count.add(len(shard.images))
 
-    names = {part_key(shard) for shard in plan}
-    wanted = names if rank == 0 else names | {INDEX}
-    _wait(store, wanted, timeout, clock, sleep, lambda: count.add(0))
+    await_pieces(
+        [part_key(shard) for shard in plan] + [INDEX] * (rank > 0),
+        lambda: [found.key for found in store.objects()],
+        what=f"{store.uri}: shards",
+        tick=lambda: count.add(0),
+        timeout=timeout,
+        clock=clock,
+        sleep=sleep,
+    )
     if rank == 0:
         parts = [read_part(store, shard) for shard in plan]
         for part in parts:
@@ -231,35 +237,6 @@ def _add_image(
     batch.images.append(pixels)
     batch.samples.append((key(shard.split, shard.first + place), record.label))
     batch.only_resized += is_only_resized(image)
-
-
-def _wait(
-    store: Store,
-    wanted: set[str],
-    timeout: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-    tick: Callable[[], None],
-) -> None:
-    """Returns once the store holds all of `wanted`; the clock starts anew with each that comes.
-
-    tick: called at each look; what it raises ends the wait.
-    """
-    missing, since = len(wanted) + 1, clock()
-    while True:
-        left = wanted - {found.key for found in store.objects()}
-        if not left:
-            return
-        if len(left) < missing:
-            missing, since = len(left), clock()
-        elif clock() - since > timeout:
-            raise IgptError(
-                f"{store.uri}: {len(left)} files of other workers have not come for "
-                f"{timeout:.0f} seconds, the first is {min(left - {INDEX} or left)}",
-                mend="Start the same job again: finished shards are kept",
-            )
-        tick()
-        sleep(_POLL)
 
 
 def _sha256(path: Path) -> str:

@@ -20,13 +20,13 @@ from igpt.evaluation.features import MEND, Chunk, SplitIndex, read_index
 from igpt.model.config import ModelConfig
 from igpt.storage import Store
 from igpt.storage.files import explained, reserve
+from igpt.storage.pieces import PIECES_SECONDS, await_pieces
 
 if TYPE_CHECKING:
     from igpt.data import Dataset
     from igpt.model.transformer import ImageGPT
 
 _LARGEST = float(np.finfo(np.float16).max)
-_POLL = 2.0  # seconds between two looks at the store
 #: What a chunk may take, as an interruption costs as much: 250 s at 1 TFLOP/s.
 _CHUNK_FLOPS = 2.5e14
 _LARGEST_CHUNK, _SMALLEST_CHUNK = 4096, 32  # images
@@ -81,7 +81,7 @@ def write_features(
     world_size: int = 1,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-    timeout: float = 3600.0,
+    timeout: float = PIECES_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -134,11 +134,26 @@ def write_features(
         done += len(rows)
         tell()
     if rank == 0:
+        chunks: dict[str, Chunk] = {}
+
+        def come() -> dict[str, Chunk]:
+            chunks.update(_finished(store, [one for one in plan if one[0] not in chunks]))
+            return chunks
+
+        await_pieces(
+            [name for name, _ in plan],
+            come,
+            what=f"{store.uri}: chunks",
+            tick=tell,
+            timeout=timeout,
+            clock=clock,
+            sleep=sleep,
+        )
         index = SplitIndex(
             samples=samples,
             layers=model.config.layers + 1,
             width=model.config.width,
-            chunks=tuple(_wait(store, plan, timeout, clock, sleep, tell)),
+            chunks=tuple(chunks[name] for name, _ in plan),
         )
         store.put(f"{split}.json", (index.model_dump_json(indent=1) + "\n").encode())
     return len(mine) - len(finished)
@@ -225,38 +240,6 @@ def _finished(store: Store, plan: _Plan) -> dict[str, Chunk]:
             if same and sizes.get(name) == part.bytes:
                 finished[name] = part
     return finished
-
-
-def _wait(
-    store: Store,
-    plan: _Plan,
-    timeout: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-    tick: Callable[[], None],
-) -> list[Chunk]:
-    """All chunks of the plan, once they are there; the clock starts anew with each that comes.
-
-    tick: called at each look; what it raises ends the wait.
-    """
-    found: dict[str, Chunk] = {}
-    since = clock()
-    while True:
-        fresh = _finished(store, [(name, rows) for name, rows in plan if name not in found])
-        found |= fresh
-        if len(found) == len(plan):
-            return [found[name] for name, _ in plan]
-        if fresh:
-            since = clock()
-        elif clock() - since > timeout:
-            missing = [name for name, _ in plan if name not in found]
-            raise IgptError(
-                f"{store.uri}: {len(missing)} chunks of other workers have not come for "
-                f"{timeout:.0f} seconds, the first is {missing[0]}",
-                mend="Start the same job again: finished chunks are kept",
-            )
-        tick()
-        sleep(_POLL)
 
 
 def _part(name: str) -> str:

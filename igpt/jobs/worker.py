@@ -11,30 +11,20 @@ IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint; IGPT_MOS
 ranks there may be in a later attempt; IGPT_CODE, the folder of the code that is to run.
 """
 
-import atexit
-import ctypes
-import errno
 import json
 import logging
-import math
 import os
 import platform
-import re
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from igpt.config import load
 from igpt.errors import (
-    DataCorrupt,
     IgptError,
     NotFound,
-    PeerFailed,
     Superseded,
     Unreachable,
     UserError,
@@ -42,61 +32,22 @@ from igpt.errors import (
 from igpt.jobs import stacks
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Context, RunSink, Stopped, write_beside
+from igpt.jobs.explaining import explain
+from igpt.jobs.process import StopFlag, end_with_parent, leave
 from igpt.jobs.references import newest_checkpoint
 from igpt.jobs.waiting import settle_inputs
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim, read_claim, superseded
-from igpt.runs.failures import REQUEUE, FailureClass
+from igpt.runs.failures import REQUEUE
 from igpt.runs.record import run_at
 from igpt.runs.shipped import insist_on_code
-from igpt.storage.patience import Patience
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 
-#: How gloo, NCCL and torch's store speak of a rank that has gone, in RuntimeErrors (torch 2.13).
-_OF_A_PEER = re.compile(
-    r"gloo/transport|(closed|reset) by peer|ncclRemoteError|remote process exit"
-    r"|communicator was aborted|collective operation timeout|remote server shutdown",
-    re.IGNORECASE,
-)
-
 #: How long a rank waits for rank 0 to claim the attempt.
 CLAIM_SECONDS = 120.0
-
-
-class StopFlag:
-    """Set by USR2 or TERM, read by the loop. The handler does nothing else.
-
-    grace: seconds from then on until whoever asked kills this process.
-    """
-
-    def __init__(self, grace: float = math.inf) -> None:
-        self.set = False
-        self._grace = grace
-        self._asked: float | None = None
-
-    def __call__(self) -> bool:
-        return self.set
-
-    def time_left(self) -> float:
-        """Seconds until this process is killed; without limit where it was not asked to stop."""
-        return math.inf if self._asked is None else self._asked + self._grace - time.monotonic()
-
-    def install(self) -> None:
-        """Takes the signals that may come to a rank."""
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGUSR2, self._handle)
-        # Meant for our parent; Slurm sends it to every process of a job.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.set = True
-        self._asked = self._asked or time.monotonic()
-        if _is_orphan():
-            # Nobody is left who would kill it when its grace is over, wherever it may be stuck.
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, float(os.environ.get("IGPT_GRACE", "120")))
 
 
 def main(run_uri: str, attempt: int) -> int:
@@ -105,7 +56,7 @@ def main(run_uri: str, attempt: int) -> int:
     stop = StopFlag(float(os.environ.get("IGPT_GRACE", "inf")))
     stop.install()
     stacks.install()
-    _end_with_parent()
+    end_with_parent()
     rank = int(os.environ.get("RANK", "0"))
     scratch = Path(os.environ["IGPT_SCRATCH"]) if "IGPT_SCRATCH" in os.environ else None
     try:
@@ -127,31 +78,6 @@ def main(run_uri: str, attempt: int) -> int:
             except OSError as full:  # the code alone has to tell it
                 log.error("%s", full)
         return code
-
-
-def explain(error: Exception) -> tuple[int, FailureClass | None, str]:
-    """Exit code, class and one line for what ended the worker.
-
-    The class is None where the cause is not here: a newer attempt, or a peer that has gone.
-    """
-    if isinstance(error, Superseded):
-        return 6, None, str(error)
-    if isinstance(error, Unreachable):
-        return 3, FailureClass.STORAGE, str(error)
-    if isinstance(error, DataCorrupt):
-        return 1, FailureClass.CORRUPT, str(error)
-    if isinstance(error, UserError | NotFound):
-        return 2, FailureClass.USER_ERROR, str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return 3, FailureClass.STORAGE, f"no space left: {error}"
-    reason = str(error) if isinstance(error, IgptError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return 1, FailureClass.OUT_OF_MEMORY, reason
-    if isinstance(error, PeerFailed) or (
-        isinstance(error, RuntimeError) and _OF_A_PEER.search(str(error))
-    ):
-        return 1, None, reason
-    return 1, FailureClass.CRASH, reason
 
 
 def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path | None) -> None:
@@ -260,49 +186,12 @@ def _finish(run: Run, attempt: int, result: dict[str, object]) -> None:
 
 def _insist(action: Callable[[], None], context: Context) -> None:
     """Does it as soon as the store is there: what the work has come to is not lost to an outage."""
-    patience = Patience()
-    while True:
-        try:
-            return action()
-        except Unreachable as error:
-            pause = patience.pause(error)
-            if context.time_left() < pause:
-                raise
-            log.warning("the work is done, and waits for the store: %s", error)
-            context.sink.alive()
-            time.sleep(pause)
 
+    def away(error: Unreachable) -> None:
+        log.warning("the work is done, and waits for the store: %s", error)
+        context.sink.alive()
 
-def _end_with_parent() -> None:
-    """Asks the kernel for TERM when the parent dies, so that no rank trains on unwatched."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if _is_orphan():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _is_orphan() -> bool:
-    """Whether the parent that started this rank is gone."""
-    expected = os.environ.get("IGPT_PARENT")
-    return bool(expected) and os.getppid() != int(expected or 0)
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process without taking the interpreter apart.
-
-    While it is taken apart, a thread of torch's may ask for its lock and abort the process, and a
-    TERM that comes late ends it by default: in both cases the parent would see a killed rank, whose
-    work is done and saved. (Seen with torch 2.13, in one of some twenty ranks that stopped.) So
-    would the end of NCCL's group, which waits for peers that may never come.
-    """
-    try:
-        atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+    insist(action, full=False, time_left=context.time_left, away=away)
 
 
 if __name__ == "__main__":

@@ -180,9 +180,12 @@ def open_run(root: Store, identifier: str) -> Run:
 
 
 def run_at(uri: str) -> Run:
-    """The run at `<store>/runs/<id>`, as whoever works on it is told. Raises UserError."""
+    """The run at `<store>/runs/<id>`, as whoever works on it is told. Raises UserError.
+
+    There is such a run: a store that is a directory without anything in it is away.
+    """
     root_uri, _, identifier = uri.rpartition("/runs/")
-    return open_run(open_store(root_uri), identifier)
+    return open_run(open_store(root_uri, in_use=True), identifier)
 
 
 def create_run(

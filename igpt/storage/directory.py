@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from igpt.errors import NotFound
+from igpt.errors import NotFound, Unreachable
 from igpt.storage.base import ObjectInfo, Store, check_key, check_prefix
 from igpt.storage.files import TEMPORARY, explained, write_file
 
@@ -24,10 +24,15 @@ _ABANDONED = 24 * 3600.0
 
 @dataclass(frozen=True)
 class DirectoryStore:
-    """The store below `root / prefix`. Keys go through `check_key`; `prefix` is a key or empty."""
+    """The store below `root / prefix`. Keys go through `check_key`; `prefix` is a key or empty.
+
+    in_use: something is known to be there. Where nothing is, the file system is not mounted: that
+    is Unreachable, and neither a store without objects nor a folder to be made on the disk beneath.
+    """
 
     root: Path
     prefix: str = ""
+    in_use: bool = False
 
     @property
     def uri(self) -> str:
@@ -37,10 +42,16 @@ class DirectoryStore:
     def _folder(self) -> Path:
         return self.root / self.prefix
 
+    def _reached(self) -> Path:
+        """The folder of this store."""
+        if self.in_use:
+            _check_mounted(self.root)
+        return self._folder
+
     def _path(self, key: str) -> Path:
         if any(part.startswith(TEMPORARY) for part in check_key(key).split("/")):
             raise ValueError(f"{key!r} is not a key: names that begin with {TEMPORARY} are taken")
-        return self._folder / key
+        return self._reached() / key
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
@@ -77,13 +88,13 @@ class DirectoryStore:
 
     def objects(self, prefix: str = "") -> list[ObjectInfo]:
         folder, _, beginning = check_prefix(prefix).rpartition("/")
-        start = self._path(folder) if folder else self._folder
+        start = self._path(folder) if folder else self._reached()
         above = f"{folder}/" if folder else ""
         with explained("listed", start):
             return sorted(_walk(start, above, beginning), key=lambda found: found.key)
 
     def children(self, prefix: str = "") -> list[str]:
-        folder = self._path(prefix.removesuffix("/")) if prefix else self._folder
+        folder = self._path(prefix.removesuffix("/")) if prefix else self._reached()
         with explained("listed", folder):
             return sorted(
                 entry.name
@@ -110,7 +121,8 @@ class DirectoryStore:
 
     def sub(self, prefix: str) -> Store:
         prefix = check_key(prefix.removesuffix("/"))
-        return DirectoryStore(self.root, f"{self.prefix}/{prefix}" if self.prefix else prefix)
+        below = f"{self.prefix}/{prefix}" if self.prefix else prefix
+        return DirectoryStore(self.root, below, self.in_use)
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
@@ -123,6 +135,21 @@ class DirectoryStore:
 
 def _write(file: BinaryIO, data: bytes) -> None:
     file.write(data)
+
+
+def _check_mounted(root: Path) -> None:
+    """Raises Unreachable where there is nothing at all."""
+    with explained("read", root):
+        try:
+            with os.scandir(root) as entries:
+                if next(entries, None) is not None:
+                    return
+        except FileNotFoundError:
+            pass
+    raise Unreachable(
+        f"there is nothing in {root}, which is a store in use",
+        mend="Check that the file system is mounted on this machine",
+    )
 
 
 def _not_found(path: Path) -> NotFound:

@@ -13,19 +13,21 @@ from igpt.storage.directory import DirectoryStore
 from igpt.storage.settings import FORMS, S3Settings, absolute_path
 
 
-def open_store(uri: str, settings: S3Settings | None = None) -> Store:
+def open_store(uri: str, settings: S3Settings | None = None, *, in_use: bool = False) -> Store:
     """The store at a path, `file:///path` or `s3://bucket[/prefix]`.
 
     settings: how to reach S3; None reads IGPT_S3_ENDPOINT and the like from the environment.
+    in_use: something is in it. A directory that is missing or empty is then Unreachable: its file
+    system is not mounted.
 
     Nothing is read or written before it is used. Raises UserError for a scheme that there is not,
     or for what cannot be a bucket or a prefix.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return _open_directory(uri)
+        return _open_directory(uri, in_use)
     if scheme == "file":
-        return _open_file(uri)
+        return _open_file(uri, in_use)
     if scheme == "s3":
         return _open_bucket(uri, rest, settings or S3Settings.from_environment(os.environ))
     close = difflib.get_close_matches(scheme.lower(), ["file", "s3"], n=1, cutoff=0.4)
@@ -52,18 +54,18 @@ def check_writable(store: Store) -> None:
         )
 
 
-def _open_directory(path: str) -> Store:
+def _open_directory(path: str, in_use: bool) -> Store:
     if not path:
         raise UserError("the store has no name", expected=FORMS)
-    return DirectoryStore(absolute_path(path, Path.cwd()))
+    return DirectoryStore(absolute_path(path, Path.cwd()), in_use=in_use)
 
 
-def _open_file(uri: str) -> Store:
+def _open_file(uri: str, in_use: bool) -> Store:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
         mend = f"Did you mean file:///{parts.netloc}{parts.path}?"
         raise UserError(f"store {uri!r} names a machine", expected=FORMS, mend=mend)
-    return _open_directory(unquote(parts.path))
+    return _open_directory(unquote(parts.path), in_use)
 
 
 def _open_bucket(uri: str, rest: str, settings: S3Settings) -> Store:

@@ -9,6 +9,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,15 @@ from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.entries.features import load_subject, make_features
 from igpt.jobs.features import SPLITS
 from igpt.jobs.references import open_reference
+from igpt.runs.record import run_at
 from igpt.storage import open_store
+from igpt.storage.patience import insist
 from igpt.sweeps.probe import ProbeConfig
 from igpt.sweeps.ray_tune import run_trials
 
 log = logging.getLogger("igpt")
+
+_LAYERS = "probe/layers"  # of the run's record
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,14 @@ class Trial:
     layer: int
     features: str | None  # where the subject's features are; None: raw pixels
     data: str
-    results: str  # the folder in the run's record
+    run: str  # its address
     l2: tuple[float, ...]
     budgets: tuple[Any, ...]
     seeds: tuple[int, ...]
 
     @property
     def key(self) -> str:
-        """Where its rows go, in the folder of results."""
+        """Where its rows go, in the folder of the run's layers."""
         return f"{self.subject.replace(' ', '-')}-{self.layer:03d}.json"
 
 
@@ -65,7 +70,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     data = dataset_of(context, config.data or "", context.run.spec().inputs["data"])
     places = _features(config, context, data)
     trials = _trials(config, context, data, places)
-    results = context.run.record.sub("probe/layers")
+    results = context.run.record.sub(_LAYERS)
     context.keeps_pieces(results)
     there = set(results.children())
     pending = [trial for trial in trials if trial.key not in there]
@@ -118,7 +123,8 @@ def run_trial(trial: Trial) -> None:
             seeds=trial.seeds,
             source_order=data.source_order("train"),
         )
-    open_store(trial.results).put(trial.key, rows_to_json(rows).encode())
+    results = run_at(trial.run).record.sub(_LAYERS)
+    insist(partial(results.put, trial.key, rows_to_json(rows).encode()), full=False)
 
 
 def rows_to_csv(rows: Sequence[ProbeRow]) -> str:
@@ -163,7 +169,7 @@ def _trials(
                 layer=layer,
                 features=features,
                 data=open_reference(context.root, config.data or "").uri,
-                results=context.run.record.sub("probe/layers").uri,
+                run=context.run.uri,
                 l2=tuple(config.l2),
                 budgets=tuple(config.budgets),
                 seeds=tuple(config.seeds),

@@ -20,11 +20,11 @@ import torch
 
 from igpt.data.dataset import Dataset
 from igpt.data.loader import Loader, row_digest
-from igpt.errors import PeerFailed, UserError
+from igpt.errors import UserError
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store
 from igpt.training import parallel
-from igpt.training.agreement import Flags, Pending, agree, agree_on
+from igpt.training.agreement import Flags, Pending, agree
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
@@ -35,14 +35,12 @@ from igpt.training.checkpoint import (
 )
 from igpt.training.config import TrainingConfig
 from igpt.training.reporting import Reporter
+from igpt.training.saving import Saver, raise_together
 from igpt.training.schedule import learning_rate, warmup_steps
 from igpt.training.sink import Sink
 from igpt.training.step import Worker, deterministic
 from igpt.training.throughput import peak_flops
 from igpt.training.writer import CheckpointWriter
-
-#: The ranks meet this often while the last checkpoint is written.
-_MEETING_SECONDS = 5.0
 
 Status = Literal["finished", "stopped", "superseded"]
 
@@ -131,7 +129,6 @@ class _Loop:
         self.rank = rank
         self.world_size = world_size
         self.device = device
-        self.writer = writer
         self.stop = stop
         self.steps = config.schedule.steps
         self.batch = config.batch.global_
@@ -154,7 +151,7 @@ class _Loop:
         self.step = 0
         self.loss: float | None = None
         self.validation_loss: float | None = None
-        self.saved_at = time.monotonic()
+        self.saver = Saver(writer, config.checkpoints, self.reporter, rank=rank, device=device)
 
     def begin(self, checkpoints: Store, start: CheckpointRef | None) -> None:
         """Restores the checkpoint, on rank 0 from the store, and readies every rank."""
@@ -215,7 +212,7 @@ class _Loop:
                     continue
                 status = self._meet(pending)
                 if status is not None:
-                    return self._outcome(self._finish(status))
+                    return self._outcome("superseded" if self.saver.finish() else status)
                 pending = Pending()
 
     def _rate(self) -> float:
@@ -232,19 +229,14 @@ class _Loop:
 
     def _saves(self) -> bool:
         """Whether this step, by its number, ends with a checkpoint."""
-        settings = self.config.checkpoints
-        return (
-            self.step == self.steps
-            or self.step in settings.milestones
-            or (settings.every_steps is not None and self.step % settings.every_steps == 0)
-        )
+        return self.step == self.steps or self.saver.wants(self.step)
 
     def _meet(self, pending: Pending) -> Status | None:
         """Agrees, reports, validates, saves; returns how training ends, if it ends here."""
-        superseded, error = self._landed()
-        flags = Flags(self.stop(), self._save_is_due(), superseded, error is not None)
+        superseded, error = self.saver.landed()
+        flags = Flags(self.stop(), self.saver.is_due(), superseded, error is not None)
         agreed = agree(pending, flags, global_batch=self.batch, device=self.device)
-        _raise(agreed.flags, error)
+        raise_together(agreed.flags, error)
         self.reporter.trained(pending, agreed)
         self.loss = agreed.losses[-1]
         if agreed.flags.superseded:
@@ -254,55 +246,12 @@ class _Loop:
             if self.validation_loss is not None:
                 self.reporter.validated(self.step, self.validation_loss)
         if self._saves() or agreed.flags.stop or agreed.flags.save:
-            self._save()
+            self.saver.save(self._capture)
         if self.step == self.steps:
             return "finished"
         return "stopped" if agreed.flags.stop else None
 
-    def _finish(self, status: Status) -> Status:
-        """Waits until the last checkpoint is written; every rank learns what became of it.
-
-        They meet every few seconds meanwhile: a store that is away may take longer than ranks may
-        wait for each other.
-        """
-        tries = self.writer.tries
-        while True:
-            writing = not self.writer.settle(_MEETING_SECONDS)
-            superseded, error = self._landed()
-            mine = Flags(superseded=superseded, failed=error is not None, writing=writing)
-            flags = agree_on(mine, self.device)
-            _raise(flags, error)
-            if flags.superseded:
-                return "superseded"
-            if not flags.writing:
-                return status
-            if self.writer.tries > tries:  # no step is made, and yet nothing hangs
-                tries = self.writer.tries
-                self.reporter.alive()
-
-    def _landed(self) -> tuple[bool, Exception | None]:
-        """Notes the checkpoints that are done: whether one found a newer attempt, or failed."""
-        try:
-            done = self.writer.take(wait=False)
-        except Exception as error:  # the other ranks are told before it is raised
-            return False, error
-        for written in done:
-            if written.committed:
-                self.reporter.checkpointed(written)
-        return not all(written.committed for written in done), None
-
-    def _save_is_due(self) -> bool:
-        """Whether the time for a checkpoint has come, by rank 0's clock."""
-        minutes = self.config.checkpoints.every_minutes
-        if self.rank != 0 or minutes is None or self.writer.busy:
-            return False
-        return time.monotonic() - self.saved_at >= 60 * minutes
-
-    def _save(self) -> None:
-        """Hands a copy to the writer, which first makes all metrics up to here durable."""
-        self.saved_at = time.monotonic()
-        if self.rank != 0:
-            return
+    def _capture(self) -> Checkpoint:
         described = {
             "model": self.model.config.model_dump(mode="json"),
             "palette": self.data.index.palette_digest,
@@ -311,7 +260,7 @@ class _Loop:
             "world_size": self.world_size,
             "micro_batch": self.worker.micro_batch,
         }
-        self.writer.start(capture(self.step, self.model, self.worker.optimizer, described))
+        return capture(self.step, self.model, self.worker.optimizer, described)
 
     def _validate(self) -> float | None:
         """Mean nats per token of the first validation images; None where there are none."""
@@ -326,14 +275,6 @@ class _Loop:
 
     def _outcome(self, status: Status) -> Outcome:
         return Outcome(status, self.step, self.loss, self.validation_loss)
-
-
-def _raise(flags: Flags, error: Exception | None) -> None:
-    """Ends every rank where one cannot go on."""
-    if error is not None:
-        raise error
-    if flags.failed:
-        raise PeerFailed("rank 0 could not write a checkpoint; its own log says why")
 
 
 def _check_data(model: ImageGPT, data: Dataset) -> None:

@@ -103,14 +103,9 @@ class CheckpointWriter:
         with self._state:
             return self._state.wait_for(lambda: not self._busy, seconds)
 
-    def take(self, *, wait: bool) -> list[Written]:
-        """What has been written since the last call; with `wait`, the one in flight as well.
-
-        Raises what went wrong in writing.
-        """
+    def take(self) -> list[Written]:
+        """What has been written since the last call. Raises what went wrong in writing."""
         with self._state:
-            if wait:
-                self._state.wait_for(lambda: not self._busy)
             if self._error is not None:
                 raise self._error
             done, self._done = self._done, []

@@ -6,6 +6,7 @@ bit, with no step twice.
 
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_killed_workers_and_killed_everything_leave_no_trace_in_the_losses(
         claim.start_step for claim in run.claims()
     )
     assert len(run.claims()) == 3
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_a_store_that_is_not_mounted_for_a_while_leaves_no_trace_in_the_losses(
+    root: Store, workers: int, yardstick: dict[int, float]
+) -> None:
+    run = study.start(root, study.cluster(workers=workers))
+    study.reached(run, 10)
+    mounted, aside = Path(root.uri), Path(f"{root.uri}-aside")
+    mounted.rename(aside)
+    try:
+        mounted.mkdir()
+        time.sleep(3)  # several heartbeats and checkpoints
+        assert not list(mounted.iterdir())  # nothing is written onto the disk beneath
+        assert study.processes(run, "igpt.clusters")
+        mounted.rmdir()
+    finally:
+        aside.rename(mounted)
+    assert study.ended(run).state is RunState.FINISHED
+    assert study.losses(run) == yardstick
 
 
 def test_an_attempt_that_sleeps_through_a_resume_commits_nothing(root: Store) -> None:

@@ -267,6 +267,8 @@ def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, seconds: int) -> Non
         ("sbatch: {time: 5}", "time: set by a field of its own"),
         ("sbatch: {--no-requeue: true}", "--no-requeue: set by a field of its own"),
         ("sbatch: {nice: false}", "sbatch.nice"),
+        ("sbatch: {--nice: 1}", "'--nice' is no flag of sbatch"),
+        ("sbatch: {nice 5: true}", "'nice 5' is no flag of sbatch"),
         ("partitions: gpu", 'did you mean "partition"'),
         ("comment: |\n  a study\n", "line 2: comment: '\\n' would end the line of the flag"),
         ('gpus_per_node: "a100:8\\r"', "gpus_per_node: '\\r' would end"),

@@ -28,10 +28,10 @@ from igpt.jobs.entries import features, pretrain, shard
 from igpt.jobs.entries.common import pick_device
 from igpt.jobs.entries.features import make_features
 from igpt.jobs.entries.generate import contact_sheet
+from igpt.jobs.explaining import explain
 from igpt.jobs.features import FeaturesConfig
 from igpt.jobs.pretrain import PretrainConfig
 from igpt.jobs.shard import ShardConfig
-from igpt.jobs.worker import explain
 from igpt.model.config import ModelConfig
 from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT

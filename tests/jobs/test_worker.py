@@ -8,7 +8,8 @@ import pytest
 
 from igpt.errors import Unreachable, UserError
 from igpt.jobs.context import Context, RunSink
-from igpt.jobs.worker import StopFlag, _claim, _insist
+from igpt.jobs.process import StopFlag
+from igpt.jobs.worker import _claim, _insist
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.attempts import Claim, claim

@@ -34,6 +34,36 @@ def test_writes_in_progress_are_invisible_and_their_names_are_taken(store: Store
         store.get(f"folder/{TEMPORARY}1")
 
 
+@pytest.mark.parametrize("mount_point", [False, True], ids=["missing", "empty"])
+def test_a_store_in_use_whose_file_system_is_not_mounted_is_away(
+    tmp_path: Path, mount_point: bool
+) -> None:
+    mounted, aside = tmp_path / "mounted", tmp_path / "aside"
+    DirectoryStore(mounted).put("runs/a/spec.yaml", b"1")
+    record = open_store(str(mounted), in_use=True).sub("runs/a")
+    assert record.get("spec.yaml") == b"1"
+    mounted.rename(aside)
+    if mount_point:
+        mounted.mkdir()
+    for action in (
+        lambda: record.get("spec.yaml"),
+        lambda: record.exists("spec.yaml"),
+        lambda: record.objects(),
+        lambda: record.children(),
+        lambda: record.put("result.json", b"2"),
+        lambda: record.create("result.json", b"2"),
+        lambda: record.upload("result.json", aside / "runs/a/spec.yaml"),
+        lambda: record.delete(["spec.yaml"]),
+    ):
+        with pytest.raises(Unreachable, match=r"nothing in .*mounted"):
+            action()
+    if mount_point:
+        mounted.rmdir()  # and so nothing was made there
+    assert not mounted.exists()
+    aside.rename(mounted)
+    assert record.children() == ["spec.yaml"]
+
+
 def test_a_writer_that_is_killed_leaves_no_object(store: Store) -> None:
     folder = root(store) / "checkpoints"
     program = (

@@ -19,6 +19,7 @@ from igpt.storage import Store
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
+    Written,
     capture,
     list_committed,
     load_checkpoint,
@@ -152,7 +153,7 @@ import sys
 import torch
 from igpt.errors import Unreachable
 from igpt.data import Palette
-from igpt.jobs.worker import explain
+from igpt.jobs.explaining import explain
 from igpt.model.config import ModelConfig
 from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT
@@ -287,6 +288,12 @@ def writer(store: Store) -> Iterator[CheckpointWriter]:
         yield writer
 
 
+def landed(writer: CheckpointWriter) -> list[Written]:
+    """What has been written, once nothing is being written any more."""
+    assert writer.settle(60.0)
+    return writer.take()
+
+
 @pytest.mark.parametrize("started_from_it", [False, True])
 def test_what_is_committed_as_a_newer_attempt_begins_is_taken_back_unless_it_starts_there(
     store: Store, started_from_it: bool
@@ -301,7 +308,7 @@ def test_what_is_committed_as_a_newer_attempt_begins_is_taken_back_unless_it_sta
         counting=lambda: refs((2, 1)) if started_from_it else [],
     ) as writer:
         writer.start(checkpoint_of(trained(0), 2))
-        (written,) = writer.take(wait=True)
+        (written,) = landed(writer)
     assert written.committed is started_from_it
     assert list_committed(store) == (refs((2, 1)) if started_from_it else [])
 
@@ -311,9 +318,9 @@ def test_the_writer_writes_one_after_the_other_and_reports_each(
 ) -> None:
     for step in (1, 2, 3):
         writer.start(checkpoint_of(trained(0), step))
-    done = writer.take(wait=True)
+    done = landed(writer)
     assert [written.ref.step for written in done] == [1, 2, 3]
-    assert writer.take(wait=True) == []
+    assert landed(writer) == []
     assert list_committed(store) == refs((2, 1), (3, 1))
 
 
@@ -322,5 +329,5 @@ def test_a_failure_in_the_background_shows(store: Store, writer: CheckpointWrite
     writer.start(broken)
     writer.start(checkpoint_of(trained(0), 2))  # is not even begun
     with pytest.raises(TypeError):
-        writer.take(wait=True)
+        landed(writer)
     assert list_committed(store) == []

@@ -11,10 +11,10 @@ import pytest
 
 from igpt.errors import Unreachable
 from igpt.storage import Store, open_store
-from igpt.training import loop
+from igpt.training import saving
 from igpt.training.checkpoint import list_committed
 from igpt.training.writer import CheckpointWriter
-from tests.training.test_checkpoint import checkpoint_of, refs, trained
+from tests.training.test_checkpoint import checkpoint_of, landed, refs, trained
 from tests.training.workers import Job, MemorySink, configuration, merged, run_here
 
 
@@ -83,9 +83,9 @@ def test_what_waits_gives_way_to_a_newer_one_but_for_milestones(
         for step in (1, 2, 3, 4):
             writer.start(checkpoint_of(trained(0), step))  # it waits for none of them
         assert writer.busy
-        assert not writer.take(wait=False)
+        assert not writer.take()
         weather.away = False
-        done = writer.take(wait=True)
+        done = landed(writer)
     assert [written.ref.step for written in done] == [2, 4]
     assert list_committed(store) == refs((2, 1), (4, 1))
 
@@ -97,7 +97,7 @@ def test_the_fence_goes_before_a_second_try(store: Store, weather: Weather) -> N
         until(lambda: writer.tries > 0)
         overtaken, weather.away = True, False
         tried = len(weather.uploads)
-        (written,) = writer.take(wait=True)
+        (written,) = landed(writer)
     assert not written.committed
     assert len(weather.uploads) == tried
     assert not list_committed(store)
@@ -117,7 +117,7 @@ def test_what_an_interrupted_try_has_sealed_is_taken_back_for_a_newer_attempt(
     weather.away = False
     with writer_on(store, weather, superseded=superseded, counting=list) as writer:
         writer.start(checkpoint_of(trained(0), 1))
-        (written,) = writer.take(wait=True)
+        (written,) = landed(writer)
     assert not written.committed
     assert not list_committed(store)
 
@@ -137,7 +137,7 @@ def test_nobody_waits_longer_than_there_is_time(
     with writer_on(store, weather, **changes) as writer:
         writer.start(checkpoint_of(trained(0), 1))
         with pytest.raises(Unreachable):
-            writer.take(wait=True)
+            landed(writer)
     assert len(weather.uploads) == 1
 
 
@@ -161,11 +161,11 @@ def test_older_checkpoints_that_cannot_be_dropped_are_dropped_with_the_next(
     with writer_on(store, weather, keep=1, milestones=()) as writer:
         for step in (1, 2):
             writer.start(checkpoint_of(trained(0), step))
-        assert len(writer.take(wait=True)) == 2
+        assert len(landed(writer)) == 2
         assert list_committed(store) == refs((1, 1), (2, 1))
         weather.deletes = True
         writer.start(checkpoint_of(trained(0), 3))
-        writer.take(wait=True)
+        landed(writer)
     assert list_committed(store) == refs((3, 1))
     assert "older checkpoints are not dropped now: the store refuses" in caplog.text
 
@@ -173,7 +173,7 @@ def test_older_checkpoints_that_cannot_be_dropped_are_dropped_with_the_next(
 def test_training_goes_on_and_ends_although_the_store_was_away(
     dataset: str, tmp_path: Path, weather: Weather, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_MEETING_SECONDS", 0.05)
+    monkeypatch.setattr(saving, "_MEETING_SECONDS", 0.05)
     job = Job(data=dataset, store=str(tmp_path / "checkpoints"), config=configuration(30))
     store = open_store(job.store)
     said = []

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from igpt.clusters.attempts import wait_for_others, work_off
 from igpt.clusters.node import heartbeat
-from igpt.clusters.outcome import insist
 from igpt.clusters.ray.backend import job_id
 from igpt.clusters.ray.config import RayCluster, ray_at
 from igpt.clusters.requests import Requests
@@ -24,6 +23,7 @@ from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict
 from igpt.runs.record import run_at
+from igpt.storage.patience import insist
 
 if TYPE_CHECKING:
     from igpt.clusters.ray.room import Size

@@ -18,7 +18,6 @@ import ray
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from igpt.clusters.outcome import insist
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.ray.orphans import wait_for_orphans
 from igpt.clusters.ray.rank import train
@@ -29,6 +28,7 @@ from igpt.clusters.ray.watch import Watch
 from igpt.jobs.base import find_job
 from igpt.runs import Run
 from igpt.runs.failures import FailureClass, Verdict
+from igpt.storage.patience import insist
 
 #: How often Ray Train itself tries to start the workers again.
 _STARTS = 3

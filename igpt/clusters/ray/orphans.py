@@ -16,11 +16,11 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from igpt.clusters.exits import read_exits
-from igpt.clusters.outcome import insist
 from igpt.clusters.ray.rank import Meeting, read_meeting
 from igpt.errors import NotFound
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 

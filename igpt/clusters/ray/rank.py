@@ -19,7 +19,6 @@ import ray.train
 from igpt.clusters.exits import exits_name, write_exits
 from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
-from igpt.clusters.outcome import insist
 from igpt.clusters.ray.config import RayCluster, ray_at
 from igpt.clusters.ray.gauges import gauges
 from igpt.clusters.requests import Requests
@@ -29,6 +28,7 @@ from igpt.runs.failures import REQUEUE
 from igpt.runs.reading import read_json
 from igpt.runs.record import run_at
 from igpt.runs.shipped import CODE
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 
@@ -115,7 +115,7 @@ def train(config: dict[str, Any]) -> None:
     if requests.of(attempt) in (DELETED, FENCED):
         return
     bad = any(one.code not in (0, REQUEUE) for one in exits)
-    insist(partial(write_exits, run, attempt, rank, exits, bad=bad), patience=60.0)
+    insist(partial(write_exits, run, attempt, rank, exits, bad=bad), seconds=60.0)
 
 
 def _environment(

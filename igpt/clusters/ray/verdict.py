@@ -6,13 +6,13 @@ import ray.exceptions
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from igpt.clusters.exits import read_exits
-from igpt.clusters.outcome import insist
 from igpt.clusters.ray.rank import read_meeting
 from igpt.clusters.ray.watch import DRAINED
 from igpt.errors import NotFound
-from igpt.jobs.worker import explain
+from igpt.jobs.explaining import explain
 from igpt.runs import Run
 from igpt.runs.failures import FailureClass, RankExit, Verdict, classify
+from igpt.storage.patience import insist
 
 #: In the words of Ray's errors.
 _NO_ROOM = "WorkerGroupStartupTimeout"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from igpt.clusters import memory
 from igpt.clusters.exits import read_exits
-from igpt.clusters.outcome import insist, settle
+from igpt.clusters.outcome import settle
 from igpt.clusters.slurm.backend import read_job
 from igpt.clusters.slurm.bounds import (
     FRUITLESS_LIMITS,
@@ -45,6 +45,7 @@ from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, FailureClass, RankExit, Verdict, classify
 from igpt.runs.record import run_at
 from igpt.runs.state import cancel_requested
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 

@@ -32,6 +32,7 @@ _FLAGS = (
 #: After the ranks have saved, for the verdict and the requeue.
 AFTER_SECONDS = 30
 
+_FLAG = re.compile("[a-z][a-z0-9_-]+")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
@@ -114,6 +115,8 @@ class SlurmCluster(ClusterConfig):
         ours = sorted(key for key, name in names.items() if len(name) < 3 or name in _OURS)
         if ours:
             raise ValueError(f"{', '.join(ours)}: set by a field of its own, or by igpt-jobs")
+        if odd := [key for key in value if not _FLAG.fullmatch(key)]:
+            raise ValueError(f"{odd[0]!r} is no flag of sbatch: its name alone, without its dashes")
         return value
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from igpt.clusters.exits import exits_name, write_exits
 from igpt.clusters.figures import recorded
 from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.node import DELETED, FENCED, PEERS, Ranks, run_ranks
-from igpt.clusters.outcome import insist, tell
+from igpt.clusters.outcome import tell
 from igpt.clusters.progress import Show, together
 from igpt.clusters.requests import Requests
 from igpt.clusters.slurm.config import SlurmCluster, slurm_at
@@ -43,13 +43,14 @@ from igpt.clusters.slurm.turn import START_MARK, Turn, hosts_of, meeting_key, ta
 from igpt.errors import IgptError, NotFound
 from igpt.jobs.base import find_job
 from igpt.jobs.context import Stopped
-from igpt.jobs.worker import explain
+from igpt.jobs.explaining import explain
 from igpt.runs import Run
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.failures import REQUEUE, RankExit
 from igpt.runs.reading import read_json
 from igpt.runs.record import run_at
 from igpt.runs.shipped import insist_on_code
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 
@@ -239,7 +240,7 @@ def _account(start: Start, exits: list[RankExit]) -> int:
         return 6 if why == FENCED else 0
     bad = _is_bad(exits)
     said = partial(write_exits, start.run, start.attempt, start.node, exits, bad=bad)
-    insist(said, patience=60.0)
+    insist(said, seconds=60.0)
     return int(bad)
 
 

@@ -21,7 +21,6 @@ from igpt.clusters.dashboard import Dashboard, write_dashboard
 from igpt.clusters.exits import exits_name
 from igpt.clusters.network import address_of, address_towards
 from igpt.clusters.node import DELETED, FENCED, HANG, PEERS
-from igpt.clusters.outcome import insist
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.ray_daemon import (
     Daemon,
@@ -37,6 +36,7 @@ from igpt.errors import IgptError
 from igpt.jobs.context import Stopped
 from igpt.runs import Run
 from igpt.runs.failures import FailureClass
+from igpt.storage.patience import insist
 
 log = logging.getLogger("igpt")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from igpt.data import Dataset
-from igpt.errors import DataCorrupt, IgptError
+from igpt.errors import DataCorrupt
 from igpt.jobs.context import Context
 from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.generate import GenerateConfig
@@ -27,13 +27,13 @@ from igpt.jobs.references import open_reference
 from igpt.model.generation import generate
 from igpt.model.interchange import load_model
 from igpt.storage import Store
+from igpt.storage.pieces import PIECES_SECONDS, await_pieces
 
 Tokens = NDArray[np.uint16]
 
 #: Between the seeds of two completions of one image, more than there are images.
 _SEEDS_APART = 1_000_003
 _PARTS = "samples/parts"
-_POLL = 2.0  # seconds between two looks at the store
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run(
     config: GenerateConfig,
     context: Context,
     *,
-    timeout: float = 3600.0,
+    timeout: float = PIECES_SECONDS,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
@@ -98,18 +98,15 @@ def run(
     _draw(config, context, batches[context.rank :: context.world_size], originals, parts, drawn)
     if context.rank != 0:
         return {}
-    missing, since = len(batches) + 1, clock()
-    while left := {batch.key for batch in batches} - drawn():
-        if len(left) < missing:
-            missing, since = len(left), clock()
-        elif clock() - since > timeout:
-            raise IgptError(
-                f"{parts.uri}: {len(left)} batches of other workers have not come for "
-                f"{timeout:.0f} seconds, the first is {min(left)}",
-                mend="Start the same job again: batches that were drawn are kept",
-            )
-        context.check_stop()
-        sleep(_POLL)
+    await_pieces(
+        [batch.key for batch in batches],
+        drawn,
+        what=f"{parts.uri}: batches",
+        tick=context.check_stop,
+        timeout=timeout,
+        clock=clock,
+        sleep=sleep,
+    )
     made = _assemble(config, batches, originals, parts, data.index.positions)
     _write(context.run.record, made, data)
     return {"model": config.model, "data": config.data, **{k: len(v) for k, v in made.items()}}
