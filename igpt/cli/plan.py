@@ -21,7 +21,7 @@ from igpt.cli.common import (
 )
 from igpt.cli.submit import load_job
 from igpt.clusters import load_cluster
-from igpt.clusters.forecast import Forecast, forecast
+from igpt.clusters.planning.forecast import Forecast, forecast
 from igpt.jobs import Preparation
 from igpt.jobs.recipes import recipe_names
 

@@ -12,9 +12,8 @@ from functools import partial
 
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.files import cluster_key
-from igpt.clusters.node import heartbeat
 from igpt.clusters.outcome import settle, tell
-from igpt.clusters.requests import Requests
+from igpt.clusters.ranks.requests import Requests
 from igpt.errors import UserError
 from igpt.jobs.waiting import check_can_finish, dependencies, unfinished
 from igpt.runs import Run
@@ -71,7 +70,7 @@ def wait_for_others(run: Run, attempt: int, cluster: ClusterConfig, requests: Re
             settle(run, attempt, verdict, cluster.retries, cluster.notify)
             return False
         wanted = f"run {', '.join(other.id for other in waiting)}"
-        insist(partial(heartbeat, run, attempt, "queued", {"waiting_for": wanted}))
+        insist(partial(run.beat, attempt, "queued", {"waiting_for": wanted}))
         pause(cluster.heartbeat_seconds, requests, attempt)
     return True
 

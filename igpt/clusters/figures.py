@@ -1,7 +1,7 @@
 """The figures of a run while it runs, for those who watch many: TensorBoard and Prometheus.
 
-A figure is a number that a rank says of its progress (igpt/clusters/progress.py), under a name that
-is the same everywhere: in Ray's metrics (igpt/clusters/ray/gauges.py), in the text files of
+A figure is a number that a rank says of its progress (`igpt.clusters.ranks.progress`), under a name
+that is the same everywhere: in Ray's metrics (`igpt.clusters.ray.gauges`), in the text files of
 Prometheus and on the dashboard in clusters/grafana/. The parent process of a node's ranks writes
 them with its heartbeats. What cannot be written is a warning in its log; the run goes on.
 """
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
-from igpt.clusters.progress import Show, together
+from igpt.clusters.ranks.progress import Show, together
 from igpt.config import Strict
 from igpt.errors import IgptError, UserError
 from igpt.runs import Run

@@ -14,7 +14,7 @@ from typing import Any
 import igpt
 from igpt.clusters.base import ClusterConfig, Launch, Plan
 from igpt.clusters.files import cluster_key
-from igpt.clusters.forecast import Forecast, forecast
+from igpt.clusters.planning.forecast import Forecast, forecast
 from igpt.clusters.standing import status
 from igpt.config import dump_yaml, plain
 from igpt.errors import Superseded, UserError

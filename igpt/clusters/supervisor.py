@@ -28,9 +28,10 @@ from igpt.clusters.local import (
     supervisor_file,
 )
 from igpt.clusters.network import free_port
-from igpt.clusters.node import Ranks, heartbeat, run_ranks
 from igpt.clusters.queue import Ticket, only_one
-from igpt.clusters.requests import Requests
+from igpt.clusters.ranks.requests import Requests
+from igpt.clusters.ranks.start import Ranks
+from igpt.clusters.ranks.watch import run_ranks
 from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
@@ -66,7 +67,7 @@ def _wait_for_turn(
     beat = 0.0
     while ticket.ahead() >= cluster.max_parallel and not requests.of(attempt):
         if time.monotonic() - beat > cluster.heartbeat_seconds:
-            insist(partial(heartbeat, run, attempt, "queued", {}))
+            insist(partial(run.beat, attempt, "queued", {}))
             beat = time.monotonic()
         time.sleep(0.1)
 

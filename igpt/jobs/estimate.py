@@ -1,6 +1,6 @@
 """What a job needs, whatever it runs on: passes through the network, memory, bytes it leaves.
 
-Pure arithmetic on a checked configuration, without torch; `igpt.clusters.forecast` holds it against
+Pure arithmetic on a checked configuration, without torch; `igpt.clusters.planning` holds it against
 a cluster. Parameters, FLOPs and the bytes of checkpoints and features are exact counts. Memory is
 what torch keeps for the backward pass, counted from the network's operations, and is held against
 real steps in the tests: right within a few per cent without torch.compile, some 15 % too high with

@@ -6,6 +6,8 @@
 The layout of the whole is in docs/architecture.md, "A run".
 """
 
+import json
+import platform
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -100,6 +102,11 @@ class Run:
             return Heartbeat(**body) if body else None
         except TypeError as error:
             raise DataCorrupt(f"a heartbeat of {self.uri} is damaged: {error}") from None
+
+    def beat(self, attempt: int, phase: str, progress: dict[str, Any]) -> None:
+        """Replaces the sign of life of an attempt. Of this machine, now."""
+        body = {"time": time.time(), "phase": phase, "host": platform.node(), "progress": progress}
+        self.record.put(f"attempts/{attempt:04d}/heartbeat.json", json.dumps(body).encode())
 
     def event(self, kind: str, *, writer: str, **fields: Any) -> Event:
         """Adds an event now; a change of state also leaves its hint in the index."""

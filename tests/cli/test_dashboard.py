@@ -8,7 +8,6 @@ import pytest
 from igpt.cli import dashboard as verb
 from igpt.clusters.dashboard import Dashboard, write_dashboard
 from igpt.clusters.files import cluster_key
-from igpt.clusters.node import heartbeat
 from igpt.config import dump_yaml
 from igpt.errors import Unreachable
 from igpt.runs import Run, create_run
@@ -30,7 +29,7 @@ def recorded(store: Store, dashboard: Dashboard | None) -> Run:
     run.event(ev.SUBMITTED, writer="client", attempt=1)
     run.record.put(cluster_key(1), dump_yaml(study.cluster()).encode())
     run.event(ev.LAUNCHED, writer="supervisor", attempt=1, host="elsewhere", pid=1, started="1")
-    heartbeat(run, 1, "running", {})
+    run.beat(1, "running", {})
     if dashboard is not None:
         write_dashboard(run, 1, dashboard)
     return run

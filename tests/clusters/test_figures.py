@@ -29,8 +29,9 @@ from igpt.clusters.figures import (
     remove_abandoned,
 )
 from igpt.clusters.local import LocalCluster
-from igpt.clusters.node import Ranks, run_ranks
-from igpt.clusters.progress import Onlooker, together
+from igpt.clusters.ranks.progress import Onlooker, together
+from igpt.clusters.ranks.start import Ranks
+from igpt.clusters.ranks.watch import run_ranks
 from igpt.clusters.submission import propose
 from igpt.config import load
 from igpt.errors import IgptError, UserError

@@ -7,11 +7,11 @@ import pytest
 
 from igpt.clusters import status
 from igpt.clusters.base import DeviceConfig, Limits
-from igpt.clusters.devices import GIB, device_memory, is_gpu
 from igpt.clusters.files import cluster_key
-from igpt.clusters.forecast import Forecast, Known, forecast, reckon
 from igpt.clusters.local import LocalCluster
-from igpt.clusters.measured import Measured, Measurement, measured
+from igpt.clusters.planning.devices import GIB, device_memory, is_gpu
+from igpt.clusters.planning.forecast import Forecast, Known, forecast, reckon
+from igpt.clusters.planning.measured import Measured, Measurement, measured
 from igpt.config import dump_yaml
 from igpt.jobs import Prepared, find_job
 from igpt.jobs.base import JobConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from igpt.clusters.memory import Cgroup, MemoryWatch, find_cgroup, slurm_out_of_memory
+from igpt.clusters.ranks.memory import Cgroup, MemoryWatch, find_cgroup, slurm_out_of_memory
 from tests.support import study
 
 GIB = 2**30
@@ -306,7 +306,7 @@ PARENT = """
 import json, os, signal, subprocess, sys, time
 with open(sys.argv[1], "w") as procs:
     procs.write(str(os.getpid()))
-from igpt.clusters.memory import MemoryWatch
+from igpt.clusters.ranks.memory import MemoryWatch
 GREEDY = '''
 with open("/proc/self/oom_score_adj", "w") as score:
     score.write("1000")

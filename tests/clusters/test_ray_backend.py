@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from igpt.clusters.base import Launch
-from igpt.clusters.exits import write_exits
 from igpt.clusters.files import parse_cluster
+from igpt.clusters.ranks.exits import write_exits
 from igpt.clusters.ray import client
 from igpt.clusters.ray.backend import RayBackend, job_id, submission
 from igpt.clusters.ray.config import RayCluster

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from igpt.clusters.exits import write_exits
 from igpt.clusters.files import cluster_key
 from igpt.clusters.notify import NotifyConfig
 from igpt.clusters.outcome import settle
+from igpt.clusters.ranks.exits import write_exits
 from igpt.clusters.slurm import after, node
 from igpt.clusters.slurm.after import conclude, open_next
 from igpt.clusters.slurm.backend import read_job, write_job

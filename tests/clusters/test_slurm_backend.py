@@ -6,7 +6,6 @@ import pytest
 
 from igpt.clusters import cancel, resume, status
 from igpt.clusters.files import cluster_key
-from igpt.clusters.node import heartbeat
 from igpt.clusters.slurm import backend
 from igpt.clusters.slurm.backend import write_job
 from igpt.clusters.slurm.client import Slurm
@@ -83,7 +82,7 @@ def test_a_takeover_that_slurm_refuses_leaves_a_living_run_as_it_was(
 ) -> None:
     queued(slurm, run, "RUNNING", job_folder(cluster, run.uri))
     assert claim(run.record, Claim(1, "17.0", "n1", 1, 0.0))
-    heartbeat(run, 1, "running", {})
+    run.beat(1, "running", {})
     before = keys(run.root)
     assert status(run).state is RunState.RUNNING
     with pytest.raises(UserError, match="Slurm refused the job"):

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from igpt.clusters import cancel, resume, status, submit
 from igpt.clusters.attempts import wait_for_others
-from igpt.clusters.requests import Requests
+from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.steering import code_of
 from igpt.config import load
 from igpt.errors import UserError

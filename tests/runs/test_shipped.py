@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from igpt.clusters.exits import read_exits
 from igpt.clusters.files import cluster_key
+from igpt.clusters.ranks.exits import read_exits
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.config import dump_yaml
 from igpt.runs import Run, snapshot

@@ -15,10 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from igpt.clusters.attempts import wait_for_others, work_off
-from igpt.clusters.node import heartbeat
+from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.ray.backend import job_id
 from igpt.clusters.ray.config import RayCluster, ray_at
-from igpt.clusters.requests import Requests
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict
@@ -68,7 +67,7 @@ class Work:
 
     def __call__(self, attempt: int) -> Verdict:
         """One attempt, to its end."""
-        insist(partial(heartbeat, self.run, attempt, "queued", {}))  # what follows takes seconds
+        insist(partial(self.run.beat, attempt, "queued", {}))  # what follows takes seconds
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         import ray

@@ -15,7 +15,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from igpt.clusters.exits import read_exits
+from igpt.clusters.ranks.exits import read_exits
 from igpt.clusters.ray.rank import Meeting, read_meeting
 from igpt.errors import NotFound
 from igpt.runs import Run

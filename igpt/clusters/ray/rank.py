@@ -16,12 +16,13 @@ from typing import Any
 import ray
 import ray.train
 
-from igpt.clusters.exits import exits_name, write_exits
 from igpt.clusters.network import free_port, interfaces
-from igpt.clusters.node import DELETED, FENCED, Ranks, run_ranks
+from igpt.clusters.ranks.exits import exits_name, write_exits
+from igpt.clusters.ranks.requests import DELETED, FENCED, Requests
+from igpt.clusters.ranks.start import Ranks
+from igpt.clusters.ranks.watch import run_ranks
 from igpt.clusters.ray.config import RayCluster, ray_at
 from igpt.clusters.ray.gauges import gauges
-from igpt.clusters.requests import Requests
 from igpt.jobs.base import find_job
 from igpt.runs import Run
 from igpt.runs.failures import REQUEUE

@@ -5,7 +5,7 @@ from functools import partial
 import ray.exceptions
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from igpt.clusters.exits import read_exits
+from igpt.clusters.ranks.exits import read_exits
 from igpt.clusters.ray.rank import read_meeting
 from igpt.clusters.ray.watch import DRAINED
 from igpt.errors import NotFound

@@ -7,11 +7,10 @@ from functools import partial
 
 import ray.exceptions
 
-from igpt.clusters.node import DELETED, FENCED, heartbeat
+from igpt.clusters.ranks.requests import DELETED, FENCED, ask_to_stop
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.ray.rank import Meeting, read_meeting
 from igpt.clusters.ray.room import Size, draining, others_wait, room_for
-from igpt.clusters.requests import ask_to_stop
 from igpt.errors import IgptError, NotFound
 from igpt.runs import Run
 
@@ -71,7 +70,7 @@ class Watch:
         """Before the workers are there, the sign of life is ours."""
         if self._every("beat", self.cluster.heartbeat_seconds / 2) and not self._gone:
             wanted = {"waiting_for": f"room: {self.waits_for}"}
-            self._write(partial(heartbeat, self.run, self.attempt, "queued", wanted))
+            self._write(partial(self.run.beat, self.attempt, "queued", wanted))
 
     def find_meeting(self) -> None:
         """Finds out whether the workers are there."""

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from igpt.clusters import memory
-from igpt.clusters.exits import read_exits
 from igpt.clusters.outcome import settle
+from igpt.clusters.ranks import memory
+from igpt.clusters.ranks.exits import read_exits
 from igpt.clusters.slurm.backend import read_job
 from igpt.clusters.slurm.bounds import (
     FRUITLESS_LIMITS,

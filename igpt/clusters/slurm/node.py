@@ -19,13 +19,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from igpt.clusters.exits import exits_name, write_exits
 from igpt.clusters.figures import recorded
 from igpt.clusters.network import free_port, interfaces
-from igpt.clusters.node import DELETED, FENCED, PEERS, Ranks, run_ranks
 from igpt.clusters.outcome import tell
-from igpt.clusters.progress import Show, together
-from igpt.clusters.requests import Requests
+from igpt.clusters.ranks.exits import exits_name, write_exits
+from igpt.clusters.ranks.progress import Show, together
+from igpt.clusters.ranks.requests import DELETED, FENCED, PEERS, Requests
+from igpt.clusters.ranks.start import Ranks
+from igpt.clusters.ranks.watch import run_ranks
 from igpt.clusters.slurm.config import SlurmCluster, slurm_at
 from igpt.clusters.slurm.ray_figures import shown_by_ray
 from igpt.clusters.slurm.ray_nodes import (

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from igpt.clusters.progress import Show
+from igpt.clusters.ranks.progress import Show
 
 _END_SECONDS = 5.0
 

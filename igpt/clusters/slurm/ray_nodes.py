@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from igpt.clusters.dashboard import Dashboard, write_dashboard
-from igpt.clusters.exits import exits_name
 from igpt.clusters.network import address_of, address_towards
-from igpt.clusters.node import DELETED, FENCED, HANG, PEERS
+from igpt.clusters.ranks.exits import exits_name
+from igpt.clusters.ranks.requests import DELETED, FENCED, HANG, PEERS
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.ray_daemon import (
     Daemon,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from igpt.clusters.base import DeviceConfig, Limits
-from igpt.clusters.devices import GIB, device_memory, is_gpu
-from igpt.clusters.measured import Measured
+from igpt.clusters.planning.devices import GIB, device_memory, is_gpu
+from igpt.clusters.planning.measured import Measured
 from igpt.jobs.estimate import (
     Memory,
     Precision,

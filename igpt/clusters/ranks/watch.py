@@ -8,23 +8,20 @@ again. It is the same on every kind of cluster; who asks it to stop, and what fo
 import contextlib
 import json
 import logging
-import os
-import platform
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from igpt.clusters.memory import MemoryWatch
-from igpt.clusters.output import RankOutput
-from igpt.clusters.progress import Onlooker, Show, read_progress
+from igpt.clusters.ranks.memory import MemoryWatch
+from igpt.clusters.ranks.output import RankOutput
+from igpt.clusters.ranks.progress import Onlooker, Show, read_progress
+from igpt.clusters.ranks.requests import DELETED, FENCED, HANG, PEERS, hang_key
+from igpt.clusters.ranks.start import Ranks, send, start
 from igpt.errors import IgptError
 from igpt.jobs import stacks
 from igpt.jobs.context import progress_file
@@ -34,15 +31,6 @@ from igpt.runs.failures import REQUEUE, FailureClass, RankExit
 
 log = logging.getLogger("igpt")
 
-#: Reasons to stop that leave no time to save. The run's record is gone: write nothing more.
-DELETED = "deleted"
-#: A newer attempt has claimed the run: write nothing more either.
-FENCED = "a newer attempt owns the run"
-#: Ranks of another node have ended badly: those here can only wait for them in vain.
-PEERS = "the ranks of another node have ended"
-#: Another node has found that the run makes no step.
-HANG = "no step is made"
-
 _TICK = 0.1  # seconds between looks at the ranks
 _SHIP_SECONDS = 1.0  # between shipments of new output
 _SAMPLE_SECONDS = 1.0  # between looks at the memory
@@ -50,31 +38,6 @@ _SETTLE_SECONDS = 5.0  # for the other ranks to end by themselves after one ende
 _START_SECONDS = 600.0  # for imports, data and compilation, before the first step can be late
 _DUMP_SECONDS = 2.0  # for stacks to be written
 _PEERS_SECONDS = 8.0  # for the other nodes to see that no step is made, and to ask their ranks
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """What to start on this node."""
-
-    workers: int  # ranks on this node
-    master_port: int
-    heartbeat_seconds: float
-    grace_seconds: float
-    environment: Mapping[str, str] = field(default_factory=dict)  # for all ranks
-    master_address: str = "127.0.0.1"
-    node: int = 0  # node 0 has rank 0, and keeps the heartbeat
-    nodes: int = 1
-    hang_seconds: float | None = None  # without a step is a hang; None: it never is
-
-    @property
-    def world_size(self) -> int:
-        """Ranks on all nodes."""
-        return self.workers * self.nodes
-
-    @property
-    def first(self) -> int:
-        """The rank of this node's first."""
-        return self.workers * self.node
 
 
 def run_ranks(
@@ -119,7 +82,7 @@ class _Watch:
         self.scratch = scratch
         self.memory = MemoryWatch()
         self.onlooker = Onlooker(scratch, self.numbers, show) if show else None
-        self.processes = [_start(run, attempt, number, ranks, scratch) for number in self.numbers]
+        self.processes = [start(run, attempt, number, ranks, scratch) for number in self.numbers]
         self.outputs = [
             RankOutput(run, attempt, number, process.stdout)
             for number, process in zip(self.numbers, self.processes, strict=True)
@@ -243,7 +206,7 @@ class _Watch:
 
     def beat(self) -> None:
         """The sign of life, with what rank 0 said last."""
-        heartbeat(self.run, self.attempt, "running", read_progress(self.scratch, 0))
+        self.run.beat(self.attempt, "running", read_progress(self.scratch, 0))
 
     def show(self) -> None:
         """What is new of the progress, to whoever looks on."""
@@ -302,50 +265,3 @@ class _Watch:
             return RankExit(number, code, torn_down=torn_down)
         failure = FailureClass(said["class"]) if said["class"] else None
         return RankExit(number, code, failure, said["reason"], torn_down)
-
-
-def hang_key(attempt: int) -> str:
-    """Where node 0 says that no step is made any more."""
-    return f"attempts/{attempt:04d}/hang.json"
-
-
-def heartbeat(run: Run, attempt: int, phase: str, progress: dict[str, Any]) -> None:
-    """Replaces the sign of life of an attempt."""
-    body = {"time": time.time(), "phase": phase, "host": platform.node(), "progress": progress}
-    run.record.put(f"attempts/{attempt:04d}/heartbeat.json", json.dumps(body).encode())
-
-
-def send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """A signal to the rank alone; KILL to all that it started as well."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if number is signal.SIGKILL:
-            os.killpg(process.pid, number)
-        elif process.poll() is None:
-            os.kill(process.pid, number)
-
-
-def _start(
-    run: Run, attempt: int, rank: int, ranks: Ranks, scratch: Path
-) -> "subprocess.Popen[bytes]":
-    environment = {
-        **os.environ,
-        **ranks.environment,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank - ranks.first),
-        "WORLD_SIZE": str(ranks.world_size),
-        "MASTER_ADDR": ranks.master_address,
-        "MASTER_PORT": str(ranks.master_port),
-        "IGPT_SCRATCH": str(scratch),
-        "IGPT_PARENT": str(os.getpid()),
-        "IGPT_GRACE": str(ranks.grace_seconds),
-        "TMPDIR": str(scratch),  # what a killed rank leaves behind goes with the scratch folder
-        "PYTHONUNBUFFERED": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "igpt.jobs.worker", run.uri, str(attempt)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=environment,
-    )

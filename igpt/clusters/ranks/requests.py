@@ -13,7 +13,6 @@ import time
 from collections.abc import Collection
 from types import FrameType
 
-from igpt.clusters.node import DELETED, FENCED, HANG, PEERS, hang_key
 from igpt.errors import IgptError
 from igpt.runs import Run
 from igpt.runs import events as ev
@@ -22,6 +21,20 @@ from igpt.runs.reading import read_json
 from igpt.runs.state import cancel_requested, overtaken
 
 log = logging.getLogger("igpt")
+
+#: Reasons to stop that leave no time to save. The run's record is gone: write nothing more.
+DELETED = "deleted"
+#: A newer attempt has claimed the run: write nothing more either.
+FENCED = "a newer attempt owns the run"
+#: Ranks of another node have ended badly: those here can only wait for them in vain.
+PEERS = "the ranks of another node have ended"
+#: Another node has found that the run makes no step.
+HANG = "no step is made"
+
+
+def hang_key(attempt: int) -> str:
+    """Where node 0 says that no step is made any more."""
+    return f"attempts/{attempt:04d}/hang.json"
 
 
 def stop_key(attempt: int) -> str:

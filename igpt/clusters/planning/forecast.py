@@ -7,10 +7,10 @@ pure, holds the job's need against it. A device's GB are 2^30 bytes, a disk's an
 
 import shutil
 
-from igpt.clusters import reckoning
 from igpt.clusters.base import ClusterConfig
-from igpt.clusters.measured import Measured, measured
-from igpt.clusters.reckoning import Forecast, Known
+from igpt.clusters.planning import reckoning
+from igpt.clusters.planning.measured import Measured, measured
+from igpt.clusters.planning.reckoning import Forecast, Known
 from igpt.jobs.base import Job, Prepared
 from igpt.jobs.estimate import Inference, Need, Training, readable_bytes
 from igpt.jobs.references import open_reference
