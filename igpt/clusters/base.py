@@ -53,10 +53,6 @@ class ClusterConfig(Strict, ABC):
         """Ranks that share each batch; the most that there may be where the number may change."""
 
     @abstractmethod
-    def backend(self) -> "Backend":
-        """What carries submissions out."""
-
-    @abstractmethod
     def limits(self) -> Limits:
         """What bounds a run, for `plan`."""
 

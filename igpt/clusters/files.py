@@ -1,15 +1,18 @@
 """Reads a cluster file into the configuration of its kind."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.local import LocalCluster
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.config import Document, nearest, override, parse, read_yaml, read_yaml_file
-from igpt.errors import UserError
+from igpt.errors import DataCorrupt, UserError
 from igpt.jobs.recipes import find_recipe
 from igpt.runs import Run
+
+C = TypeVar("C", bound=ClusterConfig)
 
 KINDS: dict[str, type[ClusterConfig]] = {
     "local": LocalCluster,
@@ -47,3 +50,11 @@ def cluster_at(run: Run, attempt: int) -> ClusterConfig:
     """The cluster of an attempt. Raises NotFound where none is recorded."""
     key = cluster_key(attempt)
     return parse_cluster(read_yaml(run.record.get(key).decode(), f"{run.uri}/{key}"))
+
+
+def cluster_of_kind(kind: type[C], run: Run, attempt: int) -> C:
+    """The same, for whoever works on that kind alone. Raises DataCorrupt for another."""
+    cluster = cluster_at(run, attempt)
+    if not isinstance(cluster, kind):
+        raise DataCorrupt(f"attempt {attempt} of run {run.id} is recorded on {cluster.kind}")
+    return cluster

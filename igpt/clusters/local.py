@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from igpt.clusters.base import Backend, ClusterConfig, Launch, Limits, Plan
+from igpt.clusters.base import ClusterConfig, Launch, Limits, Plan
 from igpt.clusters.figures import FiguresConfig
 from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable, UserError
@@ -52,10 +52,6 @@ class LocalCluster(ClusterConfig):
     def most_workers(self) -> int:
         """Always so many."""
         return self.workers
-
-    def backend(self) -> Backend:
-        """The local backend."""
-        return LocalBackend(self)
 
     def limits(self) -> Limits:
         """Its grace, and the device that the file names."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.files import cluster_at
+from igpt.clusters.kinds import backend_of
 from igpt.errors import NotFound, Unreachable, UserError
 from igpt.jobs.waiting import check_can_finish
 from igpt.runs import Run
@@ -19,7 +20,7 @@ log = logging.getLogger("igpt")
 def look(run: Run) -> Sight:
     """What the run's backend sees of its supervisor."""
     cluster = cluster_of(run)
-    return cluster.backend().look(run) if cluster else Sight()
+    return backend_of(cluster).look(run) if cluster else Sight()
 
 
 def status(run: Run) -> Status:
@@ -48,7 +49,7 @@ def pursue_cancel(run: Run) -> Status:
     if not now.state.active or cluster is None or not cancel_requested(history):
         return now
     try:
-        if look(run).waiting and not cluster.backend().cancel(run):
+        if look(run).waiting and not backend_of(cluster).cancel(run):
             attempt = max(event.attempt or 0 for event in history)
             run.event(ev.CANCELLED, writer="client", attempt=attempt)
     except Unreachable as error:  # it is still asked for

@@ -6,6 +6,7 @@ from pathlib import Path
 import igpt
 from igpt.clusters.base import ClusterConfig
 from igpt.clusters.files import cluster_key
+from igpt.clusters.kinds import backend_of
 from igpt.clusters.standing import cluster_of, look, status
 from igpt.clusters.submission import launch
 from igpt.config import load
@@ -60,7 +61,7 @@ def resume(
         job = find_job(spec.job)
         config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
         job.prepare(config, Preparation(run.root, Path("/"), cluster.most_workers, dry_run=True))
-    chosen.backend().check()
+    backend_of(chosen).check()
     waiting = [other for other in dependencies(run) if unfinished(other)]
     check_can_finish(waiting)
     code = code_of(run)
@@ -109,7 +110,7 @@ def cancel(run: Run) -> Status:
     attempt = _newest_attempt(run)
     run.event(ev.CANCEL_REQUESTED, writer="client", attempt=attempt)
     cluster = cluster_of(run)
-    found = cluster.backend().cancel(run) if cluster else False
+    found = backend_of(cluster).cancel(run) if cluster else False
     if not found and (now.state is RunState.STALLED or sight.waiting):
         run.event(ev.CANCELLED, writer="client", attempt=attempt)
     return status(run)

@@ -14,6 +14,7 @@ from typing import Any
 import igpt
 from igpt.clusters.base import ClusterConfig, Launch, Plan
 from igpt.clusters.files import cluster_key
+from igpt.clusters.kinds import backend_of
 from igpt.clusters.planning.forecast import Forecast, forecast
 from igpt.clusters.standing import status
 from igpt.config import dump_yaml, plain
@@ -62,7 +63,7 @@ class Proposal:
 
     def plan(self) -> Plan:
         """What would be started, to the letter."""
-        backend = self.cluster.backend()
+        backend = backend_of(self.cluster)
         return backend.plan(
             launch_of(self.run, self.spec.job, 1, self.code.digest, backend.jobs_of(self.after))
         )
@@ -126,7 +127,7 @@ def rehearse(proposal: Proposal) -> Submission:
 def accept(proposal: Proposal, *, new: bool = False) -> Submission:
     """Starts what was proposed, unless the same work exists already."""
     root, cluster = proposal.root, proposal.cluster
-    cluster.backend().check()
+    backend_of(cluster).check()
     check_writable(root)
     origin = json.dumps(proposal.origin, indent=1)  # before the record is begun
     spec = proposal.spec
@@ -203,8 +204,8 @@ def launch(
             f"attempt {attempt} of run {run.id} has been begun by another meanwhile",
             mend=f"igpt-jobs status {run.id} says how it stands",
         )
-    jobs = cluster.backend().jobs_of(after)
-    cluster.backend().submit(run, launch_of(run, run.spec().job, attempt, code, jobs))
+    jobs = backend_of(cluster).jobs_of(after)
+    backend_of(cluster).submit(run, launch_of(run, run.spec().job, attempt, code, jobs))
 
 
 def launch_of(run: Run, job: str, attempt: int, code: str | None, after: tuple[str, ...]) -> Launch:

@@ -18,6 +18,7 @@ import pytest
 
 from igpt.clusters import Submission, cancel, resume, status, submit
 from igpt.clusters.base import Launch
+from igpt.clusters.kinds import backend_of
 from igpt.clusters.slurm.backend import SLURM, recorded_job
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.place import job_folder
@@ -352,7 +353,7 @@ def test_of_two_clients_that_submit_one_attempt_the_second_takes_its_job_back(
     run = submission(root, cluster).run
     (first,) = waiting(private_slurm, run, cluster)
     with pytest.raises(Superseded, match="another client has submitted attempt 1"):
-        cluster.backend().submit(run, Launch(run.uri, 1, code_of(run)))
+        backend_of(cluster).submit(run, Launch(run.uri, 1, code_of(run)))
     assert sorted(jobs(private_slurm, run, cluster).values()) == ["CANCELLED", "PENDING"]
     assert waiting(private_slurm, run, cluster) == [first]
     all_finish(private_slurm, [run], cluster)

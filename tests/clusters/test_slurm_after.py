@@ -16,9 +16,9 @@ from igpt.clusters.outcome import settle
 from igpt.clusters.ranks.exits import write_exits
 from igpt.clusters.slurm import after, node
 from igpt.clusters.slurm.after import conclude, open_next
-from igpt.clusters.slurm.backend import read_job, write_job
 from igpt.clusters.slurm.bounds import FRUITLESS_LIMITS, STARTS_WITHOUT_STORE
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.jobs import read_job, write_job
 from igpt.clusters.slurm.turn import START_MARK, Turn, open_attempt
 from igpt.config import dump_yaml
 from igpt.runs import Run

@@ -6,10 +6,11 @@ import pytest
 
 from igpt.clusters import cancel, resume, status
 from igpt.clusters.files import cluster_key
+from igpt.clusters.kinds import backend_of
 from igpt.clusters.slurm import backend
-from igpt.clusters.slurm.backend import write_job
 from igpt.clusters.slurm.client import Slurm
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.jobs import write_job
 from igpt.clusters.slurm.place import job_folder
 from igpt.clusters.submission import launch
 from igpt.config import dump_yaml
@@ -142,7 +143,7 @@ def test_a_job_of_another_run_with_the_same_number_is_left_alone(
     queued(slurm, run, "PENDING", Path("/shared/of-another-store"))
     (slurm / "known").write_text(f"PENDING|0:0|{run.id}\n")
     assert status(run).reason == "Slurm knows no job 17 of this run"
-    assert not cluster.backend().cancel(run)
+    assert not backend_of(cluster).cancel(run)
     assert (slurm / "calls").read_text() == ""
 
 

@@ -17,10 +17,11 @@ from igpt.clusters.slurm.after import (
     step_words,
     was_cancelled,
 )
-from igpt.clusters.slurm.backend import SLURM, read_job, write_job
+from igpt.clusters.slurm.backend import SLURM
 from igpt.clusters.slurm.bounds import fruitless
 from igpt.clusters.slurm.client import rejected
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.jobs import read_job, write_job
 from igpt.clusters.slurm.place import job_folder
 from igpt.clusters.slurm.turn import START_MARK, Turn, open_attempt, take_turn
 from igpt.config import dump_yaml

@@ -13,6 +13,7 @@ import pytest
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from igpt.clusters.base import Launch
+from igpt.clusters.kinds import backend_of
 from igpt.clusters.slurm.config import SlurmCluster, seconds_of
 from igpt.clusters.slurm.script import executor, node_command
 from igpt.config import parse, read_yaml
@@ -287,9 +288,9 @@ def test_a_wrong_cluster_file_says_what_is_wrong(text: str, told: str) -> None:
 def test_the_plan_says_where_ray_is_started() -> None:
     launch = Launch("/store/runs/probe-12345678", 1, ray=True)
     two = SlurmCluster(nodes=2, workers=2, cpus_per_worker=8)
-    assert two.backend().plan(launch).facts["ray"] == (
+    assert backend_of(two).plan(launch).facts["ray"] == (
         "started inside the job, on 2 nodes x 8 cores"
     )
     quiet = Launch("/store/runs/pretrain-12345678", 1)
-    assert "ray" not in two.backend().plan(quiet).facts
-    assert "ray" in SlurmCluster(ray="always").backend().plan(quiet).facts
+    assert "ray" not in backend_of(two).plan(quiet).facts
+    assert "ray" in backend_of(SlurmCluster(ray="always")).plan(quiet).facts

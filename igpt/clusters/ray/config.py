@@ -7,11 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from igpt.clusters.base import Backend, ClusterConfig, Limits
+from igpt.clusters.base import ClusterConfig, Limits
 from igpt.config import Strict
-from igpt.errors import DataCorrupt
 from igpt.jobs.estimate import counted
-from igpt.runs import Run
 from igpt.runs.provenance import redact
 
 #: Where Ray's dashboard, and with it the Jobs server, is on the head node.
@@ -165,25 +163,9 @@ class RayCluster(ClusterConfig):
         """What Ray reserves for each worker, for people."""
         return ", ".join(f"{amount:g} {name}" for name, amount in self.each().items())
 
-    def backend(self) -> Backend:
-        """The Ray backend."""
-        from igpt.clusters.ray.backend import RayBackend  # which knows this class
-
-        return RayBackend(self)
-
     def limits(self) -> Limits:
         """Its grace, and the device that the file names."""
         return Limits(self.grace_seconds, self.device)
-
-
-def ray_at(run: Run, attempt: int) -> RayCluster:
-    """The Ray cluster of an attempt. Raises NotFound; DataCorrupt where it is of another kind."""
-    from igpt.clusters.files import cluster_at  # which knows all kinds
-
-    cluster = cluster_at(run, attempt)
-    if not isinstance(cluster, RayCluster):
-        raise DataCorrupt(f"attempt {attempt} of run {run.id} is recorded on {cluster.kind}")
-    return cluster
 
 
 def _is_secret(name: str, text: str) -> bool:

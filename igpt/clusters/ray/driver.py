@@ -15,9 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from igpt.clusters.attempts import wait_for_others, work_off
+from igpt.clusters.files import cluster_of_kind
 from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.ray.backend import job_id
-from igpt.clusters.ray.config import RayCluster, ray_at
+from igpt.clusters.ray.config import RayCluster
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict
@@ -49,7 +50,7 @@ def main(run_uri: str, attempt: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = run_at(run_uri)
     requests = Requests(run, LOOK_SECONDS)
-    cluster = insist(partial(ray_at, run, attempt))
+    cluster = insist(partial(cluster_of_kind, RayCluster, run, attempt))
     insist(partial(_record_launch, run, attempt))
     if wait_for_others(run, attempt, cluster, requests):
         work_off(run, attempt, cluster, requests, Work(run, cluster, requests))

@@ -16,12 +16,13 @@ from typing import Any
 import ray
 import ray.train
 
+from igpt.clusters.files import cluster_of_kind
 from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.ranks.exits import exits_name, write_exits
 from igpt.clusters.ranks.requests import DELETED, FENCED, Requests
 from igpt.clusters.ranks.start import Ranks
 from igpt.clusters.ranks.watch import run_ranks
-from igpt.clusters.ray.config import RayCluster, ray_at
+from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.ray.gauges import gauges
 from igpt.jobs.base import find_job
 from igpt.runs import Run
@@ -97,7 +98,7 @@ def train(config: dict[str, Any]) -> None:
     # Ray runs this in a thread, where signals cannot be handled; it ends us by killing us anyway.
     requests = Requests(run, LOOK_SECONDS, bad_news=bad_news, signals=False)
     # A node that cannot reach the store keeps all others waiting.
-    cluster = insist(partial(ray_at, run, attempt), _STORE_SECONDS)
+    cluster = insist(partial(cluster_of_kind, RayCluster, run, attempt), _STORE_SECONDS)
     if rank == 0:
         body = meeting_to_json(meeting).encode()
         insist(partial(run.record.put, meeting_key(attempt), body), _STORE_SECONDS)

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from igpt.clusters.files import cluster_of_kind
 from igpt.clusters.outcome import settle
 from igpt.clusters.ranks import memory
 from igpt.clusters.ranks.exits import read_exits
-from igpt.clusters.slurm.backend import read_job
 from igpt.clusters.slurm.bounds import (
     FRUITLESS_LIMITS,
     FRUITLESS_STOPS,
@@ -29,7 +29,8 @@ from igpt.clusters.slurm.bounds import (
     store_is_back,
 )
 from igpt.clusters.slurm.client import parse_fields
-from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster, seconds_of, slurm_at
+from igpt.clusters.slurm.config import AFTER_SECONDS, SlurmCluster, seconds_of
+from igpt.clusters.slurm.jobs import read_job
 from igpt.clusters.slurm.turn import (
     START_MARK,
     Turn,
@@ -94,7 +95,7 @@ def conclude(
 
     May be called again where the store was away in between. job: what Slurm says of it.
     """
-    cluster = slurm_at(run, turn.submitted)
+    cluster = cluster_of_kind(SlurmCluster, run, turn.submitted)
     attempt = attempt_of(run, turn)
     if attempt is None:
         if run.record.exists("result.json"):

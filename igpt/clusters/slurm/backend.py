@@ -4,7 +4,6 @@ The job's name is the run's, its working directory the run's folder: so a job wh
 before it could record the id is found again, and never submitted twice.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from igpt.clusters.base import Launch, Plan
 from igpt.clusters.slurm import client
 from igpt.clusters.slurm.client import KnownJob, QueuedJob, Slurm
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.jobs import read_job, recorded_job, write_job
 from igpt.clusters.slurm.place import job_folder, make
-from igpt.errors import IgptError, NotFound, Superseded, Unreachable, UserError
+from igpt.errors import IgptError, Superseded, Unreachable, UserError
 from igpt.jobs.estimate import counted
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
-from igpt.runs.reading import read_json
 from igpt.runs.state import Sight
 
 log = logging.getLogger("igpt")
@@ -205,32 +204,6 @@ def _take_out(job: str) -> None:
     if problem and not any(words in problem.lower() for words in _GONE):
         raise Unreachable(f"Slurm does not cancel job {job}: {problem}")
     SLURM.forget()
-
-
-def job_key(attempt: int) -> str:
-    """Where the job of an attempt is recorded: exclusively, so that no two work on it."""
-    return f"attempts/{attempt:04d}/job.json"
-
-
-def write_job(run: Run, attempt: int, job: str, *, restarts: int) -> bool:
-    """Records which job, started for which time, is to work on an attempt; False where one is."""
-    body = json.dumps({"job": job, "restarts": restarts}).encode()
-    return run.record.create(job_key(attempt), body)
-
-
-def read_job(run: Run, attempt: int) -> dict[str, Any] | None:
-    """The job of an attempt, `{"job": id, "restarts": number}`; None where none is recorded."""
-    try:
-        return read_json(run.record, job_key(attempt))
-    except NotFound:
-        return None
-
-
-def recorded_job(run: Run) -> str | None:
-    """The id of the newest attempt's job."""
-    numbers = attempt_numbers(run.record)
-    found = read_job(run, numbers[-1]) if numbers else None
-    return None if found is None else str(found["job"])
 
 
 def doubtful_folder(folder: Path) -> str | None:

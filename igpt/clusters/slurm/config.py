@@ -7,10 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from igpt.clusters.base import Backend, ClusterConfig, Limits
+from igpt.clusters.base import ClusterConfig, Limits
 from igpt.clusters.figures import FiguresConfig
-from igpt.errors import DataCorrupt
-from igpt.runs import Run
 
 #: Flags that are ours to set; `sbatch:` may not name them.
 _OURS = frozenset(
@@ -144,12 +142,6 @@ class SlurmCluster(ClusterConfig):
         """Always so many."""
         return self.workers
 
-    def backend(self) -> Backend:
-        """The Slurm backend."""
-        from igpt.clusters.slurm.backend import SlurmBackend  # which knows this class
-
-        return SlurmBackend(self)
-
     def limits(self) -> Limits:
         """Its grace, its time limit and the device that the file names."""
         return Limits(self.grace_seconds, self.device, float(seconds_of(self.time)))
@@ -158,16 +150,6 @@ class SlurmCluster(ClusterConfig):
 def _control(text: str) -> str | None:
     """The first control character of a text, such as a line break."""
     return next((letter for letter in text if unicodedata.category(letter) == "Cc"), None)
-
-
-def slurm_at(run: Run, attempt: int) -> SlurmCluster:
-    """The Slurm cluster of an attempt. Raises NotFound; DataCorrupt where it is of another kind."""
-    from igpt.clusters.files import cluster_at  # which knows all kinds
-
-    cluster = cluster_at(run, attempt)
-    if not isinstance(cluster, SlurmCluster):
-        raise DataCorrupt(f"attempt {attempt} of run {run.id} is recorded on {cluster.kind}")
-    return cluster
 
 
 def seconds_of(time: str) -> int:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from igpt.clusters.figures import recorded
+from igpt.clusters.files import cluster_of_kind
 from igpt.clusters.network import free_port, interfaces
 from igpt.clusters.outcome import tell
 from igpt.clusters.ranks.exits import exits_name, write_exits
@@ -27,7 +28,7 @@ from igpt.clusters.ranks.progress import Show, together
 from igpt.clusters.ranks.requests import DELETED, FENCED, PEERS, Requests
 from igpt.clusters.ranks.start import Ranks
 from igpt.clusters.ranks.watch import run_ranks
-from igpt.clusters.slurm.config import SlurmCluster, slurm_at
+from igpt.clusters.slurm.config import SlurmCluster
 from igpt.clusters.slurm.ray_figures import shown_by_ray
 from igpt.clusters.slurm.ray_nodes import (
     RayFailed,
@@ -105,7 +106,7 @@ def main(run_uri: str, submitted: int) -> int:
     # Its handlers first: Slurm may warn at any moment.
     requests = Requests(run, 5.0, bad_news=bad_news)
     try:
-        cluster = insist(partial(slurm_at, run, submitted), _STORE_SECONDS)
+        cluster = insist(partial(cluster_of_kind, SlurmCluster, run, submitted), _STORE_SECONDS)
         meeting = None
         if node == 0:
             attempt = insist(partial(take_turn, run, turn, cluster), _STORE_SECONDS)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from igpt.clusters.files import cluster_key
 from igpt.clusters.outcome import settle
-from igpt.clusters.slurm.backend import read_job, write_job
 from igpt.clusters.slurm.client import ask, parse_fields
 from igpt.clusters.slurm.config import SlurmCluster
+from igpt.clusters.slurm.jobs import read_job, write_job
 from igpt.errors import NotFound, Superseded
 from igpt.runs import Run
 from igpt.runs import events as ev
