@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from igpt.clusters.base import ClusterConfig
-from igpt.clusters.local import LocalCluster
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.config import Document, nearest, override, parse, read_yaml, read_yaml_file

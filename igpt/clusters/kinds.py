@@ -1,7 +1,8 @@
 """What carries out a submission to each kind of cluster."""
 
 from igpt.clusters.base import Backend, ClusterConfig
-from igpt.clusters.local import LocalBackend, LocalCluster
+from igpt.clusters.local.backend import LocalBackend
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from igpt.clusters.local import supervisor_file
+from igpt.clusters.local.place import supervisor_file
 from igpt.runs import find_run
 from igpt.storage import Store, open_store
 from tests.cli.command import igpt

@@ -28,7 +28,7 @@ from igpt.clusters.figures import (
     recorded,
     remove_abandoned,
 )
-from igpt.clusters.local import LocalCluster
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.ranks.progress import Onlooker, together
 from igpt.clusters.ranks.start import Ranks
 from igpt.clusters.ranks.watch import run_ranks

@@ -8,7 +8,7 @@ import pytest
 from igpt.clusters import status
 from igpt.clusters.base import DeviceConfig, Limits
 from igpt.clusters.files import cluster_key
-from igpt.clusters.local import LocalCluster
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.planning.devices import GIB, device_memory, is_gpu
 from igpt.clusters.planning.forecast import Forecast, Known, forecast, reckon
 from igpt.clusters.planning.measured import Measured, Measurement, measured

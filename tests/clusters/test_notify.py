@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from igpt.clusters.local import process_started
+from igpt.clusters.local.place import process_started
 from igpt.clusters.notify import Message, NotifyConfig, document, environment, notify, text
 from igpt.config import Strict, load
 from igpt.errors import UserError

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from igpt.clusters.queue import Ticket, held, only_one
+from igpt.clusters.local.queue import Ticket, held, only_one
 
 _HOLD = """
 import sys
 from pathlib import Path
-from igpt.clusters.queue import Ticket
+from igpt.clusters.local.queue import Ticket
 ticket = Ticket(Path(sys.argv[1]), "other")
 print(ticket.path, flush=True)
 sys.stdin.read()

@@ -40,7 +40,7 @@ def test_a_recipe_writes_out_every_key_with_its_default(noun: str, name: str) ->
 
 
 def test_the_local_cluster_is_its_defaults_written_out(tmp_path: Path) -> None:
-    from igpt.clusters.local import LocalCluster
+    from igpt.clusters.local.config import LocalCluster
 
     assert load_cluster("local", tmp_path) == LocalCluster()
 

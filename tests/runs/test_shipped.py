@@ -24,9 +24,9 @@ from igpt.runs.snapshot import Snapshot
 from igpt.storage import Store
 
 ROOT = Path(__file__).parents[2]
-STARTED = ("igpt.jobs.worker", "igpt.clusters.supervisor", "igpt.clusters.slurm.node")
+STARTED = ("igpt.jobs.worker", "igpt.clusters.local.supervisor", "igpt.clusters.slurm.node")
 SAY = b"import sys\nprint('submitted:', __file__, *sys.argv[1:])\n"
-PACKAGES = ("igpt", "igpt/jobs", "igpt/clusters", "igpt/clusters/slurm")
+PACKAGES = ("igpt", "igpt/jobs", *(f"igpt/clusters{kind}" for kind in ("", "/local", "/slurm")))
 #: What was submitted: programs that say where they are.
 FILES = in_order(
     [
@@ -108,7 +108,7 @@ def test_a_worker_whose_code_is_lost_says_so_and_is_not_tried_again(
 
 def test_a_supervisor_whose_code_is_lost_does_not_begin(run: Run, code: Path) -> None:
     run.root.delete([f"code/{code.name}.tar.gz"])
-    done = start("igpt.clusters.supervisor", run, code)
+    done = start("igpt.clusters.local.supervisor", run, code)
     assert done.returncode == 2
     assert "the code of the submission is gone" in done.stderr.splitlines()[-1]
     assert run.last_event(ev.LAUNCHED) is None

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from igpt.clusters import status, submit
-from igpt.clusters.local import LocalCluster
+from igpt.clusters.local.config import LocalCluster
 from igpt.config import load
 from igpt.data import ArraySource, Palette, write_shards
 from igpt.jobs import find_job

@@ -9,7 +9,7 @@ from igpt.clusters.doctor.diagnosis import Asked, diagnose
 from igpt.clusters.doctor.finding import Finding
 from igpt.clusters.doctor.gathering import Gathered, Gatherer, Say, client_report, gather_here
 from igpt.clusters.doctor.report import Errand, Report, some_ports
-from igpt.clusters.local import LocalCluster
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
 from igpt.errors import IgptError

@@ -1,6 +1,6 @@
 """The supervisor of one run on a local cluster: waits its turn, starts attempts, decides what next.
 
-    python -m igpt.clusters.supervisor RUN_URI ATTEMPT
+    python -m igpt.clusters.local.supervisor RUN_URI ATTEMPT
 
 Detached from the client, and the only one of its attempt on this machine; between machines and
 between attempts the claims decide. It records itself first (`launched`), so that the client may die
@@ -20,15 +20,10 @@ from functools import partial
 from igpt.clusters.attempts import wait_for_others, work_off
 from igpt.clusters.figures import recorded
 from igpt.clusters.files import cluster_at
-from igpt.clusters.local import (
-    LocalCluster,
-    local_key,
-    process_started,
-    state_folder,
-    supervisor_file,
-)
+from igpt.clusters.local.config import LocalCluster
+from igpt.clusters.local.place import local_key, process_started, state_folder, supervisor_file
+from igpt.clusters.local.queue import Ticket, only_one
 from igpt.clusters.network import free_port
-from igpt.clusters.queue import Ticket, only_one
 from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.ranks.start import Ranks
 from igpt.clusters.ranks.watch import run_ranks

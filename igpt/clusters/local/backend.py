@@ -1,11 +1,6 @@
-"""The cluster `local`: worker processes on this machine, behind a queue.
-
-A submission starts one detached supervisor process (igpt/clusters/supervisor.py), which outlives
-the client, waits for its turn and starts the workers.
-"""
+"""Starts the supervisors of runs on this machine, looks at them, cancels them."""
 
 import contextlib
-import hashlib
 import os
 import platform
 import shlex
@@ -14,15 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from igpt.clusters.base import ClusterConfig, Launch, Limits, Plan
-from igpt.clusters.figures import FiguresConfig
+from igpt.clusters.base import Launch, Plan
+from igpt.clusters.local.config import LocalCluster
+from igpt.clusters.local.place import process_started, supervisor_file
 from igpt.data.cache import cache_directory
-from igpt.errors import Unreachable, UserError
+from igpt.errors import Unreachable
 from igpt.jobs.estimate import counted
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
@@ -31,36 +24,6 @@ from igpt.runs.state import Sight
 
 #: How long the client waits for the supervisor's own sign of life.
 LAUNCH_SECONDS = 30.0
-
-
-class LocalCluster(ClusterConfig):
-    """Configuration of a local cluster."""
-
-    kind: Literal["local"] = "local"
-    workers: int = Field(default=1, ge=1, description="processes that share each batch")
-    threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of each worker; null: cores / workers"
-    )
-    max_parallel: int = Field(default=1, ge=1, description="runs at once on this machine")
-    heartbeat_seconds: float = Field(default=5.0, gt=0, le=15)
-    grace_seconds: float = Field(
-        default=120.0, gt=0, description="for a checkpoint after being asked to stop"
-    )
-    figures: FiguresConfig = Field(default_factory=FiguresConfig)
-
-    @property
-    def most_workers(self) -> int:
-        """Always so many."""
-        return self.workers
-
-    def limits(self) -> Limits:
-        """Its grace, and the device that the file names."""
-        return Limits(self.grace_seconds, device=self.device)
-
-    def threads_per_worker(self) -> int:
-        """CPU threads of each worker."""
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return self.threads or max(1, cores // self.workers)
 
 
 class LocalBackend:
@@ -143,45 +106,7 @@ class LocalBackend:
 
 def supervisor_command(run_uri: str, attempt: int) -> list[str]:
     """How the supervisor of a run is started."""
-    return [sys.executable, "-m", "igpt.clusters.supervisor", run_uri, str(attempt)]
-
-
-def state_folder() -> Path:
-    """Where this machine keeps its queue and the supervisors' own output."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "igpt-jobs"
-
-
-def local_key(run: Run) -> str:
-    """The run among all runs of this machine; equal work in two stores has equal ids."""
-    place = os.path.realpath(run.uri) if run.record.local_path("spec.yaml") else run.uri
-    return f"{run.id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
-
-
-def supervisor_file(run: Run, attempt: int, kind: str) -> Path:
-    """The log or lock of an attempt's supervisor; its folder is made."""
-    folder = state_folder() / "supervisors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be made: {error.strerror}",
-            expected="a folder for the state of this machine's runs",
-            mend="Set XDG_STATE_HOME to a folder that can be written",
-        ) from None
-    return folder / f"{local_key(run)}-{attempt:04d}.{kind}"
-
-
-def process_started(pid: int) -> str | None:
-    """When a living process started, as the kernel counts it; None where there is none.
-
-    With the process id it identifies a process, also after the id has been used again.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
+    return [sys.executable, "-m", "igpt.clusters.local.supervisor", run_uri, str(attempt)]
 
 
 def _launched(run: Run) -> dict[str, Any] | None:
