@@ -42,6 +42,8 @@ def prepare(config: GenerateConfig, preparation: Preparation) -> Prepared:
     """Settles model and split, and checks that the data fits the model."""
     settled = settle_evaluation(preparation.root, config.model, config.data, preparation.folder)
     split = _split(config, settled.index, settled.data)
+    if split is not None and config.completions:
+        _check_images(config, settled.index, split, settled.data)
     drawn = config.samples + config.completions * config.completions_each
     at_once = min(config.batch, max(config.samples, config.completions))
     completions = f"{config.completions} x {config.completions_each} completions"
@@ -74,6 +76,18 @@ def _split(config: GenerateConfig, index: Index, data: str) -> SplitName | None:
             "completions=0",
         )
     return config.split
+
+
+def _check_images(config: GenerateConfig, index: Index, split: SplitName, data: str) -> None:
+    """Raises UserError where more images are to be completed than there are."""
+    there = index.splits[split].samples
+    if config.completions > there:
+        raise UserError(
+            f"{data} has {counted(there, f'{split} image')}, of which {config.completions} cannot "
+            "be completed",
+            expected=f"completions of at most {there}",
+            mend="completions_each is how many different ones each image gets",
+        )
 
 
 JOB = Job(

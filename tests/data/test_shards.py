@@ -207,7 +207,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_worker_writes_its_own_shards_and_no_index(tmp_path: Path) -> None:
     clock = itertools.count(0, 100)
     with pytest.raises(
-        IgptError, match=r"4 files .*the first is parts/train-000000\.json"
+        IgptError, match=r"4 are missing, the first is parts/train-000000\.json"
     ) as caught:
         write_shards(
             ArraySource(noise(30)),
@@ -446,6 +446,33 @@ def test_a_palette_is_fitted_once_and_then_kept(tmp_path: Path) -> None:
     assert write(a_source(), tmp_path, palette=first).palette_digest == first.digest
     with pytest.raises(UserError, match="8 colours, not 9"):
         palette_for(a_source(), tmp_path, resolution=8, colors=9)
+
+
+def test_rank_0_fits_the_palette_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    waited: list[float] = []
+    seen: list[tuple[int, int]] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        palette_for(
+            a_source(),
+            tmp_path,
+            resolution=8,
+            colors=8,
+            progress=lambda done, total: seen.append((done, total)),
+        )
+
+    palette_for(a_source(), tmp_path, resolution=8, colors=8, rank=1, sleep=sleep)
+    assert len(waited) == 1
+    assert seen[0][0] == 0
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_is_asked_to_stop_fits_no_palette_and_waits_for_none(tmp_path: Path, rank: int) -> None:
+    with pytest.raises(Stop):
+        palette_for(a_source(), tmp_path, resolution=8, colors=8, rank=rank, progress=stop_after(0))
+    assert not (tmp_path / "palette.npy").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -153,6 +153,14 @@ def test_images_are_completed_of_a_split_that_there_is(root: Store, tmp_path: Pa
     assert evaluated(root, tmp_path, "generate", "split=test", "completions=0").need is not None
 
 
+def test_no_more_images_are_completed_than_there_are(root: Store, tmp_path: Path) -> None:
+    exported(root, tmp_path, SHAPE)
+    there = open_dataset(root.sub("data/digits")).samples("test")
+    assert evaluated(root, tmp_path, "generate", f"completions={there}").need is not None
+    with pytest.raises(UserError, match=f"has {there} test images.*at most {there}.*each"):
+        evaluated(root, tmp_path, "generate", f"completions={there + 1}")
+
+
 def images(folder: Path, *names: str) -> None:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

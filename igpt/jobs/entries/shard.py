@@ -1,5 +1,6 @@
 """Carries out `shard`: fits or loads the palette, then writes this rank's shards."""
 
+from functools import partial
 from typing import Any
 
 from igpt.data import Palette, open_source, palette_for, write_shards
@@ -19,6 +20,12 @@ def run(config: ShardConfig, context: Context) -> dict[str, Any]:
         )
     output = open_reference(context.root, config.output)
     context.keeps_pieces(output)
+
+    def progress(done: int, total: int, unit: str = "images") -> None:
+        context.check_stop()
+        if context.rank == 0:
+            context.sink.progress(done=done, total=total, unit=unit)
+
     if config.palette == "fit":
         palette = palette_for(
             source,
@@ -28,6 +35,8 @@ def run(config: ShardConfig, context: Context) -> dict[str, Any]:
             seed=config.seed,
             images=config.palette_images,
             resampling=config.resampling,
+            rank=context.rank,
+            progress=partial(progress, unit="images for the palette"),
         )
     else:
         palette = Palette.load(config.palette)
@@ -36,11 +45,6 @@ def run(config: ShardConfig, context: Context) -> dict[str, Any]:
                 f"{config.palette} is not what it was when the run was submitted",
                 mend="Submit again to use the palette as it is now",
             )
-
-    def progress(done: int, total: int) -> None:
-        context.check_stop()
-        if context.rank == 0:
-            context.sink.progress(done=done, total=total, unit="images")
 
     index = write_shards(
         source,
