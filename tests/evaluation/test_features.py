@@ -115,7 +115,7 @@ def test_a_worker_that_never_comes_is_an_error_that_names_its_chunk(
     model: ImageGPT, data: Dataset, store: Store
 ) -> None:
     clock = Clock()
-    with pytest.raises(IgptError, match=r"2 chunks .* 60 seconds, the first is train-8-000001"):
+    with pytest.raises(IgptError, match=r"60 seconds: 2 are missing, the first is train-8-000001"):
         write_features(
             model,
             data,
