@@ -20,6 +20,8 @@ from igpt.storage.files import TEMPORARY, explained, write_file
 
 #: A temporary file untouched for a day (in seconds) belongs to a process that was killed.
 _ABANDONED = 24 * 3600.0
+#: The device number of the file system that each store in use was last seen on.
+_SEEN_ON: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class DirectoryStore:
 
     in_use: something is known to be there. Where nothing is, the file system is not mounted: that
     is Unreachable, and neither a store without objects nor a folder to be made on the disk beneath.
+    Unless this process has seen it on the very file system that is there: then it was deleted.
     """
 
     root: Path
@@ -138,14 +141,18 @@ def _write(file: BinaryIO, data: bytes) -> None:
 
 
 def _check_mounted(root: Path) -> None:
-    """Raises Unreachable where there is nothing at all."""
+    """Raises Unreachable where there is nothing at all, on another file system than before."""
     with explained("read", root):
         try:
             with os.scandir(root) as entries:
                 if next(entries, None) is not None:
+                    _SEEN_ON[root] = os.stat(root).st_dev
                     return
         except FileNotFoundError:
             pass
+        nearest = next(folder for folder in (root, *root.parents) if folder.exists())
+        if os.stat(nearest).st_dev == _SEEN_ON.get(root):
+            return
     raise Unreachable(
         f"there is nothing in {root}, which is a store in use",
         mend="Check that the file system is mounted on this machine",

@@ -17,8 +17,9 @@ from igpt.jobs.references import committed_checkpoints, newest_checkpoint
 from igpt.runs import events as ev
 from igpt.runs.logs import new_lines
 from igpt.runs.state import RunState
-from igpt.storage import Store
+from igpt.storage import Store, open_store
 from tests.support import study
+from tests.support.file_systems import removable
 
 
 @pytest.fixture(params=[1, 2], ids=["one-worker", "two-workers"])
@@ -74,22 +75,23 @@ def test_killed_workers_and_killed_everything_leave_no_trace_in_the_losses(
 
 @pytest.mark.parametrize("workers", [2])
 def test_a_store_that_is_not_mounted_for_a_while_leaves_no_trace_in_the_losses(
-    root: Store, workers: int, yardstick: dict[int, float]
+    tmp_path: Path, root: Store, workers: int, yardstick: dict[int, float]
 ) -> None:
-    run = study.start(root, study.cluster(workers=workers))
-    study.reached(run, 10)
-    mounted, aside = Path(root.uri), Path(f"{root.uri}-aside")
-    mounted.rename(aside)
-    try:
-        mounted.mkdir()
-        time.sleep(3)  # several heartbeats and checkpoints
-        assert not list(mounted.iterdir())  # nothing is written onto the disk beneath
-        assert study.processes(run, "igpt.clusters")
-        mounted.rmdir()
-    finally:
-        aside.rename(mounted)
-    assert study.ended(run).state is RunState.FINISHED
-    assert study.losses(run) == yardstick
+    with removable(tmp_path / "mounted") as mounted:
+        store = open_store(str(mounted.folder))
+        for info in root.objects("data/"):
+            store.put(info.key, root.get(info.key))
+        with study.cleaned(store):
+            run = study.start(store, study.cluster(workers=workers))
+            study.reached(run, 10)
+            mounted.leave(empty=True)
+            try:
+                time.sleep(3)  # several heartbeats and checkpoints
+                assert study.processes(run, "igpt.clusters")
+            finally:
+                mounted.come_back()
+            assert study.ended(run).state is RunState.FINISHED
+            assert study.losses(run) == yardstick
 
 
 def test_an_attempt_that_sleeps_through_a_resume_commits_nothing(root: Store) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from igpt.errors import NotFound, Unreachable, UserError
 from igpt.storage import Store, check_writable, open_store
 from igpt.storage.directory import DirectoryStore
 from igpt.storage.files import TEMPORARY, explained, reserve, write_file
+from tests.support.file_systems import removable
 
 
 def root(store: Store) -> Path:
@@ -34,34 +36,46 @@ def test_writes_in_progress_are_invisible_and_their_names_are_taken(store: Store
         store.get(f"folder/{TEMPORARY}1")
 
 
-@pytest.mark.parametrize("mount_point", [False, True], ids=["missing", "empty"])
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
 def test_a_store_in_use_whose_file_system_is_not_mounted_is_away(
-    tmp_path: Path, mount_point: bool
+    tmp_path: Path, empty: bool
 ) -> None:
-    mounted, aside = tmp_path / "mounted", tmp_path / "aside"
-    DirectoryStore(mounted).put("runs/a/spec.yaml", b"1")
-    record = open_store(str(mounted), in_use=True).sub("runs/a")
-    assert record.get("spec.yaml") == b"1"
-    mounted.rename(aside)
-    if mount_point:
-        mounted.mkdir()
-    for action in (
-        lambda: record.get("spec.yaml"),
-        lambda: record.exists("spec.yaml"),
-        lambda: record.objects(),
-        lambda: record.children(),
-        lambda: record.put("result.json", b"2"),
-        lambda: record.create("result.json", b"2"),
-        lambda: record.upload("result.json", aside / "runs/a/spec.yaml"),
-        lambda: record.delete(["spec.yaml"]),
-    ):
-        with pytest.raises(Unreachable, match=r"nothing in .*mounted"):
-            action()
-    if mount_point:
-        mounted.rmdir()  # and so nothing was made there
-    assert not mounted.exists()
-    aside.rename(mounted)
-    assert record.children() == ["spec.yaml"]
+    with removable(tmp_path / "mounted") as mounted:
+        DirectoryStore(mounted.folder).put("runs/a/spec.yaml", b"1")
+        record = open_store(str(mounted.folder), in_use=True).sub("runs/a")
+        assert record.get("spec.yaml") == b"1"
+        mounted.leave(empty=empty)
+        for action in (
+            lambda: record.get("spec.yaml"),
+            lambda: record.exists("spec.yaml"),
+            lambda: record.objects(),
+            lambda: record.children(),
+            lambda: record.put("result.json", b"2"),
+            lambda: record.create("result.json", b"2"),
+            lambda: record.upload("result.json", Path(__file__)),
+            lambda: record.delete(["spec.yaml"]),
+        ):
+            with pytest.raises(Unreachable, match=r"nothing in .*mounted"):
+                action()
+        mounted.come_back()
+        assert record.children() == ["spec.yaml"]
+
+
+def test_a_store_in_use_that_was_never_seen_is_away(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match="nothing in"):
+        open_store(str(tmp_path / "store"), in_use=True).get("a")
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["missing", "empty"])
+def test_a_store_in_use_that_was_deleted_is_not_away(tmp_path: Path, empty: bool) -> None:
+    folder = tmp_path / "store"
+    DirectoryStore(folder).put("a", b"1")
+    store = open_store(str(folder), in_use=True)
+    assert store.exists("a")
+    shutil.rmtree(folder)
+    if empty:
+        folder.mkdir()
+    assert not store.exists("a")
 
 
 def test_a_writer_that_is_killed_leaves_no_object(store: Store) -> None:
