@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from igpt.data.cache import cache_directory
+from igpt.storage.cache import cache_directory
 from igpt.storage.files import write_file
 
 _BLOCK = 16  # colours along one side of a block; 8 and 32 were measured to be slower

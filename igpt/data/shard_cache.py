@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from igpt.data.cache import cache_directory
 from igpt.data.index import Shard
 from igpt.errors import DataCorrupt, NotFound
 from igpt.storage import Store
+from igpt.storage.cache import cache_directory
 from igpt.storage.files import explained
 
 #: A file that has been arriving for a day (in seconds) belongs to a process that was killed.

@@ -67,12 +67,16 @@ def start(store: Store, where: LocalCluster, *overrides: str, text: str = TRAINI
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
-    """Waits for something that must come; fails with `what` if it does not."""
-    deadline = time.monotonic() + seconds
+    """Waits for something that must come; fails with `what` if it does not.
+
+    What takes long is looked at less often, as each look costs what is waited for a part of a CPU.
+    """
+    begun = time.monotonic()
+    deadline = begun + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(0.05 if time.monotonic() - begun < 10 else 0.3)
     raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 

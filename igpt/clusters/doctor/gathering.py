@@ -31,10 +31,10 @@ from igpt.clusters.doctor.report import (
     places,
     sources,
 )
-from igpt.data.cache import cache_directory
 from igpt.errors import IgptError
 from igpt.runs import snapshot
 from igpt.storage import open_store
+from igpt.storage.cache import cache_directory
 
 #: From the first word of the nodes to the last: more than their own deadlines come to.
 NODE_SECONDS = 270.0

@@ -14,13 +14,13 @@ from typing import Any
 from igpt.clusters.base import Launch, Plan
 from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.local.place import process_started, supervisor_file
-from igpt.data.cache import cache_directory
 from igpt.errors import Unreachable
 from igpt.jobs.estimate import counted
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.shipped import CODE
 from igpt.runs.state import Sight
+from igpt.storage.cache import cache_directory
 
 #: How long the client waits for the supervisor's own sign of life.
 LAUNCH_SECONDS = 30.0

@@ -17,12 +17,12 @@ from igpt.clusters.base import Launch, Plan
 from igpt.clusters.dashboard import Dashboard, write_dashboard
 from igpt.clusters.ray import client
 from igpt.clusters.ray.config import RayCluster
-from igpt.data.cache import cache_directory
 from igpt.errors import IgptError, Unreachable
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.attempts import attempt_numbers
 from igpt.runs.state import Sight
+from igpt.storage.cache import cache_directory
 
 log = logging.getLogger("igpt")
 
