@@ -51,7 +51,7 @@ def palette_for(
     if rank != 0:
         await_pieces(
             [PALETTE],
-            store.children,
+            lambda: [PALETTE] if store.exists(PALETTE) else [],
             what=f"{store.uri}: files",
             tick=lambda: progress(0, images),
             timeout=timeout,
