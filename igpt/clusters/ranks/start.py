@@ -38,11 +38,11 @@ class Ranks:
 
 
 def start(
-    run: Run, attempt: int, rank: int, ranks: Ranks, scratch: Path
+    run: Run, attempt: int, rank: int, ranks: Ranks, scratch: Path, hold: int
 ) -> "subprocess.Popen[bytes]":
     """One rank of an attempt, in a session of its own; its output is to be read.
 
-    scratch: a folder that it shares with this process.
+    scratch: a folder that it shares with this process, and hold: what keeps it for both.
     """
     environment = {
         **os.environ,
@@ -64,6 +64,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=(hold,),
         env=environment,
     )
 

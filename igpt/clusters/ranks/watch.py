@@ -8,10 +8,8 @@ again. It is the same on every kind of cluster; who asks it to stop, and what fo
 import contextlib
 import json
 import logging
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from igpt.clusters.ranks.memory import MemoryWatch
 from igpt.clusters.ranks.output import RankOutput
 from igpt.clusters.ranks.progress import Onlooker, Show, read_progress
 from igpt.clusters.ranks.requests import DELETED, FENCED, HANG, PEERS, hang_key
+from igpt.clusters.ranks.scratch import scratch_folder
 from igpt.clusters.ranks.start import Ranks, send, start
 from igpt.errors import IgptError
 from igpt.jobs import stacks
@@ -54,11 +53,8 @@ def run_ranks(
     show: called with rank and progress of each rank here that has moved on, with each heartbeat
         and at the end, unless a newer attempt owns the run; its exceptions are only logged.
     """
-    # Not a TemporaryDirectory: Python would remove that when this process is ended from outside,
-    # under the feet of ranks that are saving.
-    scratch = Path(tempfile.mkdtemp(prefix="igpt-"))
-    try:
-        watch = _Watch(run, attempt, ranks, scratch, show)
+    with scratch_folder() as (scratch, hold):
+        watch = _Watch(run, attempt, ranks, scratch, hold, show)
         try:
             exits = watch.to_the_end(asked_to_stop)
         finally:
@@ -66,15 +62,19 @@ def run_ranks(
         watch.fenced = watch.fenced or asked_to_stop() in (DELETED, FENCED)
         watch.finish()
         return exits
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class _Watch:
     """The ranks of one attempt on this node, from their start to their end."""
 
     def __init__(
-        self, run: Run, attempt: int, ranks: Ranks, scratch: Path, show: Show | None
+        self,
+        run: Run,
+        attempt: int,
+        ranks: Ranks,
+        scratch: Path,
+        hold: int,
+        show: Show | None,
     ) -> None:
         self.run = run
         self.attempt = attempt
@@ -82,7 +82,9 @@ class _Watch:
         self.scratch = scratch
         self.memory = MemoryWatch()
         self.onlooker = Onlooker(scratch, self.numbers, show) if show else None
-        self.processes = [start(run, attempt, number, ranks, scratch) for number in self.numbers]
+        self.processes = [
+            start(run, attempt, number, ranks, scratch, hold) for number in self.numbers
+        ]
         self.outputs = [
             RankOutput(run, attempt, number, process.stdout)
             for number, process in zip(self.numbers, self.processes, strict=True)
