@@ -20,6 +20,8 @@ from igpt.runs.events import write_event
 from igpt.storage import Store
 from igpt.storage.patience import Patience
 
+#: How long a rank waits for its peers in an exchange where its parent does not say.
+EXCHANGE_SECONDS = 1800.0
 #: Metric lines wait at most this long before they are written as a part of their own.
 FLUSH_SECONDS = 10.0
 #: And this long between tries while the store is away: a try may take a minute, which steps lack.
@@ -155,6 +157,7 @@ class Context:
     stop: Callable[[], bool]
     sink: RunSink
     time_left: Callable[[], float] = lambda: math.inf  # seconds, once it was asked to stop
+    exchange_seconds: float = EXCHANGE_SECONDS  # that it waits for its peers; then it fails
 
     @property
     def root(self) -> Store:

@@ -7,8 +7,9 @@ started again, else the code of the error's class (igpt.errors).
 
 Known from the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, as torch has
 them; IGPT_LAUNCH, a random word of this launch; IGPT_SCRATCH, a folder shared with the parent;
-IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint; IGPT_MOST_WORKERS, how many
-ranks there may be in a later attempt; IGPT_CODE, the folder of the code that is to run.
+IGPT_PARENT, its process id; IGPT_GRACE, seconds for a last checkpoint; IGPT_EXCHANGE, seconds to
+wait for a peer; IGPT_MOST_WORKERS, how many ranks there may be in a later attempt; IGPT_CODE, the
+folder of the code that is to run.
 """
 
 import json
@@ -31,7 +32,7 @@ from igpt.errors import (
 )
 from igpt.jobs import stacks
 from igpt.jobs.base import find_job
-from igpt.jobs.context import Context, RunSink, Stopped, write_beside
+from igpt.jobs.context import EXCHANGE_SECONDS, Context, RunSink, Stopped, write_beside
 from igpt.jobs.explaining import explain
 from igpt.jobs.process import StopFlag, end_with_parent, leave
 from igpt.jobs.references import newest_checkpoint
@@ -47,7 +48,7 @@ from igpt.storage.patience import insist
 log = logging.getLogger("igpt")
 
 #: How long a rank waits for rank 0 to claim the attempt.
-CLAIM_SECONDS = 120.0
+CLAIM_SECONDS = 600.0
 
 
 def main(run_uri: str, attempt: int) -> int:
@@ -100,6 +101,7 @@ def _work(run_uri: str, attempt: int, rank: int, stop: StopFlag, scratch: Path |
         stop=stop,
         sink=RunSink(run, attempt, scratch, rank),
         time_left=stop.time_left,
+        exchange_seconds=float(os.environ.get("IGPT_EXCHANGE", EXCHANGE_SECONDS)),
     )
     result = job.load_entry()(config, context)
     if rank == 0:

@@ -11,6 +11,11 @@ from pathlib import Path
 
 from igpt.runs import Run
 
+#: For imports, data and compilation, before the first step can be late.
+START_SECONDS = 600.0
+_FINDING_SECONDS = 120.0  # for the parents to see that no step is made, and to ask every rank
+_FOR_EVER = 7 * 86_400.0  # where nobody looks whether steps are made
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -30,6 +35,13 @@ class Ranks:
     def world_size(self) -> int:
         """Ranks on all nodes."""
         return self.workers * self.nodes
+
+    @property
+    def exchange_seconds(self) -> float:
+        """How long a rank waits for its peers: a stuck one is to be found, and named, before."""
+        if self.hang_seconds is None:
+            return _FOR_EVER
+        return self.hang_seconds + START_SECONDS + _FINDING_SECONDS
 
     @property
     def first(self) -> int:
@@ -55,6 +67,7 @@ def start(
         "IGPT_SCRATCH": str(scratch),
         "IGPT_PARENT": str(os.getpid()),
         "IGPT_GRACE": str(ranks.grace_seconds),
+        "IGPT_EXCHANGE": str(ranks.exchange_seconds),
         "TMPDIR": str(scratch),  # what a killed rank leaves behind goes with the scratch folder
         "PYTHONUNBUFFERED": "1",
     }

@@ -20,7 +20,7 @@ from igpt.clusters.ranks.output import RankOutput
 from igpt.clusters.ranks.progress import Onlooker, Show, read_progress
 from igpt.clusters.ranks.requests import DELETED, FENCED, HANG, PEERS, hang_key
 from igpt.clusters.ranks.scratch import scratch_folder
-from igpt.clusters.ranks.start import Ranks, send, start
+from igpt.clusters.ranks.start import START_SECONDS, Ranks, send, start
 from igpt.errors import IgptError
 from igpt.jobs import stacks
 from igpt.jobs.context import progress_file
@@ -34,7 +34,7 @@ _TICK = 0.1  # seconds between looks at the ranks
 _SHIP_SECONDS = 1.0  # between shipments of new output
 _SAMPLE_SECONDS = 1.0  # between looks at the memory
 _SETTLE_SECONDS = 5.0  # for the other ranks to end by themselves after one ended badly
-_START_SECONDS = 600.0  # for imports, data and compilation, before the first step can be late
+_KILLED_SECONDS = 30.0  # for killed ranks to be gone
 _DUMP_SECONDS = 2.0  # for stacks to be written
 _PEERS_SECONDS = 8.0  # for the other nodes to see that no step is made, and to ask their ranks
 
@@ -159,7 +159,7 @@ class _Watch:
                 self.seen, self.moved = changed, now
         limit = self.ranks.hang_seconds
         if limit is not None and self.seen is None:
-            limit += _START_SECONDS
+            limit += START_SECONDS
         if limit is not None and now - self.moved > limit and self.hung is None:
             why = f"no step for {now - self.moved:.0f} s"
             body = json.dumps({"time": time.time(), "reason": why}).encode()
@@ -196,10 +196,22 @@ class _Watch:
         return [process.pid for process in self.processes if process.returncode is None]
 
     def kill(self) -> None:
-        """Ends every rank and all it started."""
+        """Ends every rank and all it started.
+
+        One that waits inside the kernel, for a driver or a file system, cannot be killed: it is
+        given up, as the others' devices and the rest of the time limit would be held for it.
+        """
         for process in self.processes:
             send(process, signal.SIGKILL)
-            process.wait()
+        until = time.monotonic() + _KILLED_SECONDS
+        for number, process in zip(self.numbers, self.processes, strict=True):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                reason = f"rank {number} cannot be killed: it waits inside the kernel"
+                log.error("%s (process %d)", reason, process.pid)
+                stuck = RankExit(number, -signal.SIGKILL, FailureClass.HANG, reason)
+                self.exits.setdefault(number, stuck)
 
     def ship(self, *, all_of_it: bool = False) -> None:
         """Writes what has come from every rank."""

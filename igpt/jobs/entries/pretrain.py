@@ -1,5 +1,6 @@
 """Carries out `pretrain`: hands the run to the training loop, which knows no run."""
 
+from datetime import timedelta
 from typing import Any
 
 from igpt.errors import Superseded
@@ -34,7 +35,8 @@ def run(config: PretrainConfig, context: Context) -> dict[str, Any]:
             ref for ref in list_committed(checkpoints) if on_lineage(claims, ref.attempt, ref.step)
         ]
 
-    with process_group(context.rank, context.world_size, device):
+    timeout = timedelta(seconds=context.exchange_seconds)
+    with process_group(context.rank, context.world_size, device, timeout=timeout):
         outcome = train(
             config,
             ImageGPT(shape, seed=config.seed),
