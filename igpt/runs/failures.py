@@ -70,6 +70,7 @@ class Verdict:
     outcome: str
     failure: FailureClass | None = None
     reason: str = ""
+    late: bool = False  # nothing was wrong: asked to stop, its ranks were killed before they had
 
 
 def classify(exits: Iterable[RankExit]) -> Verdict:
@@ -97,7 +98,8 @@ def classify(exits: Iterable[RankExit]) -> Verdict:
     if cause.failure is FailureClass.HANG:  # each node says what it saw
         seen = [one.reason for one in bad if one.failure is FailureClass.HANG and one.reason]
         return Verdict("failed", cause.failure, "; ".join(dict.fromkeys(seen)))
-    return Verdict("failed", cause.failure or _by_code(cause.code), _reason(cause))
+    late = cause.torn_down and cause.failure is None
+    return Verdict("failed", cause.failure or _by_code(cause.code), _reason(cause), late)
 
 
 def may_retry(failure: FailureClass, history: Iterable[FailureClass], budget: RetryBudget) -> bool:

@@ -54,9 +54,16 @@ def started(run: Run, attempt: int) -> None:
     run.event(ev.STARTED, writer="worker", attempt=attempt)
 
 
-def said(run: Run, attempt: int, code: int, failure: FailureClass | None = None) -> None:
+def said(
+    run: Run,
+    attempt: int,
+    code: int,
+    failure: FailureClass | None = None,
+    *,
+    torn_down: bool = False,
+) -> None:
     """The account of the only node."""
-    exits = [RankExit(0, code, failure, "why")]
+    exits = [RankExit(0, code, failure, "" if torn_down else "why", torn_down)]
     write_exits(run, attempt, 0, exits, bad=code not in (0, REQUEUE))
 
 
@@ -102,6 +109,35 @@ def test_what_a_preemption_has_not_caused_is_still_a_failure(run: Run, tmp_path:
     said(run, 1, 2, FailureClass.USER_ERROR)
     assert conclude(run, TURN, ENDING, 1, tmp_path, 0.0) == 2
     assert stand(run) is RunState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("job", "failure", "words"),
+    [(NEAR, "timeout", "the time limit was near; "), (RUNNING, "preempted", "")],
+)
+def test_a_last_checkpoint_that_is_slower_than_the_grace_is_no_lost_node(
+    run: Run, tmp_path: Path, job: dict[str, str], failure: str, words: str
+) -> None:
+    said(run, 1, -9, torn_down=True)
+    assert conclude(run, TURN, job, 137, tmp_path, 0.0) == REQUEUE
+    assert run.last_event(ev.FAILED) is None
+    stopped = last(run, ev.PREEMPTED)
+    assert stopped["class"] == failure
+    assert stopped["reason"] == f"{words}rank 0 did not stop within its grace and was killed"
+
+
+def test_what_slurm_has_said_is_found_however_much_was_written_since_the_start(
+    run: Run, tmp_path: Path
+) -> None:
+    noise = "the store is away, and is tried again\n" * 5000
+    said_by_slurm = f"{noise}{STEP} DUE TO PREEMPTION ***\n"
+    (tmp_path / "17_0_log.err").write_text(f"{STEP} ***\n{START_MARK} 17.0\n{said_by_slurm}")
+    (tmp_path / "17_1_log.err").touch()
+    (tmp_path / "17_2_log.err").mkdir()
+    assert after.step_words(tmp_path, TURN) == said_by_slurm[-65_536:]
+    said(run, 1, REQUEUE)
+    assert conclude(run, TURN, ENDING, 0, tmp_path, 0.0) == REQUEUE
+    assert last(run, ev.PREEMPTED)["class"] == "preempted"
 
 
 @pytest.mark.parametrize("saves", [True, False])

@@ -46,6 +46,8 @@ def test_a_rank_that_we_tore_down_is_never_the_cause() -> None:
     assert (verdict.failure, verdict.reason) == (FailureClass.USER_ERROR, "the shards changed")
     late = classify([RankExit(0, -9, torn_down=True)])
     assert "within its grace" in late.reason
+    assert late.late
+    assert not verdict.late
 
 
 def test_a_rank_that_names_its_failure_outweighs_one_that_does_not() -> None:

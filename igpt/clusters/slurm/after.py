@@ -14,7 +14,9 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from igpt.clusters.files import cluster_of_kind
@@ -54,6 +56,8 @@ log = logging.getLogger("igpt")
 _PATIENCE_SECONDS = 600.0
 #: The warning may come up to a minute before its time, as Slurm counts in minutes.
 _EARLY_SECONDS = 75.0
+#: Of what was written since the start, the last bytes have to do.
+_WORDS = 65_536
 #: What srun returns where a signal ended the ranks' parents before they could heed it.
 _SIGNALLED = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGUSR2))
 #: What slurmstepd says of a step that a more important job has ended; of others another reason, or
@@ -109,10 +113,13 @@ def conclude(
             verdict = preempted(verdict)
         elif was_cancelled(job, turn):
             run.event(ev.CANCEL_REQUESTED, writer="supervisor", attempt=attempt, by="scancel")
-    if verdict.outcome == "stopped":
+    if verdict.outcome == "stopped" or verdict.late:
+        how = verdict.reason if verdict.late else "saved"
         limited = limit_is_near(run, attempt, cluster, job)
         if limited:
-            verdict = Verdict("stopped", FailureClass.TIMEOUT, "the time limit was near; saved")
+            verdict = Verdict("stopped", FailureClass.TIMEOUT, f"the time limit was near; {how}")
+        elif verdict.late:
+            verdict = Verdict("stopped", FailureClass.PREEMPTED, how)
         if fruitless(run, attempt, FRUITLESS_LIMITS if limited else FRUITLESS_STOPS):
             then = "raise `time`" if limited else "each is stopped too soon"
             reason = f"attempt after attempt ends without anything new saved: {then}"
@@ -164,7 +171,7 @@ def verdict_of(
     if gone := gone_nodes(hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))):
         return Verdict("failed", FailureClass.NODE, f"node {', '.join(gone)} is gone")
     if told := [one for one in exits if one.code != 0]:
-        return classify(told)
+        return replace(classify(told), late=False)  # who is silent may be why they had to stop
     if code == 6:
         return Verdict("superseded", reason="a newer attempt owns the run")
     if code == 3:
@@ -227,13 +234,17 @@ def seconds_left(job: Mapping[str, str]) -> float | None:
 
 def step_words(folder: Path, turn: Turn) -> str:
     """What Slurm and the ranks' parents have written into the shared folder since this start."""
+    mark = f"{START_MARK} {turn.launch}\n".encode()
     words = ""
     for path in sorted(folder.glob(f"{turn.job}_*_log.err")):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65_536))
-            text = file.read().decode(errors="replace")
-        _, mark, since = text.rpartition(f"{START_MARK} {turn.launch}\n")
-        words += since if mark else ""
+        try:
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text:
+                if (begun := text.rfind(mark)) >= 0:
+                    words += text[max(begun + len(mark), len(text) - _WORDS) :].decode(
+                        errors="replace"
+                    )
+        except (OSError, ValueError) as error:  # away; or empty, which cannot be mapped
+            log.warning("%s: %s", path, error)
     return words
 
 
