@@ -151,7 +151,7 @@ def sweep(store: Store, *overrides: str) -> Run:
     """Submits a probe of raw pixels that takes a while, to the local cluster."""
     job = find_job("probe")
     config = load(job.config, "job: probe", "test.yaml", overrides)
-    here = study.cluster(max_parallel=9)
+    here = study.cluster(workers=2, max_parallel=9)
     return submit(store, job, config, here, folder=Path("/"), arguments=["test"]).run
 
 
@@ -174,3 +174,4 @@ def test_a_sweep_on_this_machine_that_is_cancelled_goes_on_from_its_layers(root:
     assert study.ended(run, 300).state is RunState.FINISHED
     assert len(run.record.children("probe/layers")) == 7
     assert kept == {key: run.record.get(f"probe/layers/{key}") for key in kept}
+    assert [claim.workers for claim in run.claims()] == [1, 1]  # Ray is its other worker

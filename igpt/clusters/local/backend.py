@@ -34,7 +34,7 @@ class LocalBackend:
 
     def plan(self, launch: Launch) -> Plan:
         """The command of the supervisor and what it will start."""
-        cluster = self.cluster
+        cluster = self.cluster.of_job(ray=launch.ray)
         return Plan(
             {
                 "cluster": f"local: {counted(cluster.workers, 'worker')} x "

@@ -34,6 +34,10 @@ class LocalCluster(ClusterConfig):
         """Its grace, and the device that the file names."""
         return Limits(self.grace_seconds, device=self.device)
 
+    def of_job(self, *, ray: bool) -> "LocalCluster":
+        """What a job gets of it: one worker where its Ray has the others' part."""
+        return self.model_copy(update={"workers": 1}) if ray else self
+
     def threads_per_worker(self) -> int:
         """CPU threads of each worker."""
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

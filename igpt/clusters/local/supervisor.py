@@ -28,6 +28,7 @@ from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.ranks.start import Ranks
 from igpt.clusters.ranks.watch import run_ranks
 from igpt.errors import IgptError
+from igpt.jobs import find_job
 from igpt.runs import Run
 from igpt.runs import events as ev
 from igpt.runs.failures import Verdict, classify
@@ -40,11 +41,12 @@ log = logging.getLogger("igpt")
 
 def supervise(run: Run, attempt: int, cluster: LocalCluster, requests: Requests) -> None:
     """Brings the run to an end, attempt by attempt, as far as its budgets go."""
+    share = cluster.of_job(ray=find_job(insist(run.spec).job).ray)
 
     def work(number: int) -> Verdict:
         asked = partial(requests.of, number)
         with recorded(cluster.figures, run, number) as show:
-            return classify(run_ranks(run, number, _ranks(cluster), asked, show=show))
+            return classify(run_ranks(run, number, _ranks(share), asked, show=show))
 
     if not wait_for_others(run, attempt, cluster, requests):
         return
