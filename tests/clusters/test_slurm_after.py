@@ -126,6 +126,27 @@ def test_a_last_checkpoint_that_is_slower_than_the_grace_is_no_lost_node(
     assert stopped["reason"] == f"{words}rank 0 did not stop within its grace and was killed"
 
 
+@pytest.mark.parametrize(
+    ("other", "failure", "reason"),
+    [
+        (RankExit(0, 1, None, "closed by peer"), "node", "node 1 of the job gave no account"),
+        (RankExit(0, -9, torn_down=True), "node", "node 1 of the job gave no account"),
+        (RankExit(0, 1, FailureClass.CRASH, "ZeroDivisionError"), "crash", "ZeroDivisionError"),
+        (RankExit(0, -11), "node", "rank 0 was killed by signal 11"),
+    ],
+)
+def test_a_silent_node_is_the_reason_unless_another_has_one_of_its_own(
+    run: Run, tmp_path: Path, other: RankExit, failure: str, reason: str
+) -> None:
+    run.record.put(cluster_key(1), dump_yaml(SlurmCluster(workers=2, nodes=2)).encode())
+    run.record.put("attempts/0001/meeting.json", b'{"hosts": []}')
+    write_exits(run, 1, 0, [other], bad=True)
+    assert conclude(run, TURN, RUNNING, 1, tmp_path, 0.0) == REQUEUE
+    failed = last(run, ev.FAILED)
+    assert failed["class"] == failure
+    assert str(failed["reason"]).startswith(reason)
+
+
 def test_what_slurm_has_said_is_found_however_much_was_written_since_the_start(
     run: Run, tmp_path: Path
 ) -> None:

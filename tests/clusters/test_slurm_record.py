@@ -134,6 +134,19 @@ def test_attempts_that_save_nothing_new_come_to_an_end(run: Run) -> None:
     assert not fruitless(run, 3, 3)
 
 
+def test_attempts_that_are_stopped_before_their_claim_come_to_an_end(run: Run) -> None:
+    started(run, 1)
+    for attempt in (2, 3):
+        open_attempt(run, Turn("17", attempt - 1, 1))
+        assert not fruitless(run, attempt, 3)
+        run.event(ev.PREEMPTED, writer="supervisor", attempt=attempt, **{"class": "timeout"})
+    open_attempt(run, Turn("17", 3, 1))
+    assert fruitless(run, 4, 3)
+    started(run, 4)
+    open_attempt(run, Turn("17", 4, 1))
+    assert not fruitless(run, 5, 3)
+
+
 def test_attempts_that_finish_a_piece_each_go_on_for_ever(run: Run) -> None:
     """Shards and features make no checkpoint: what counts are the pieces at the end of each."""
     place = run.root.sub("data/digits")

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -170,8 +169,9 @@ def verdict_of(
         return Verdict("failed", FailureClass.OUT_OF_MEMORY, out.reason)
     if gone := gone_nodes(hosts_of(os.environ.get("SLURM_JOB_NODELIST", ""))):
         return Verdict("failed", FailureClass.NODE, f"node {', '.join(gone)} is gone")
-    if told := [one for one in exits if one.code != 0]:
-        return replace(classify(told), late=False)  # who is silent may be why they had to stop
+    # Who lost a peer, or was torn down, does not say why: who is silent may be the reason.
+    if any(one.failure or (one.code not in (0, 1) and not one.torn_down) for one in exits):
+        return classify(one for one in exits if one.code != 0)
     if code == 6:
         return Verdict("superseded", reason="a newer attempt owns the run")
     if code == 3:

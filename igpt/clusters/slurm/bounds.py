@@ -27,12 +27,14 @@ def fruitless(run: Run, attempt: int, allowed: int) -> bool:
     """Whether so many attempts in a row, this one the last, have saved nothing new.
 
     New is a checkpoint beyond the one that they started from, or a piece more than there were
-    before them (`Context.keeps_pieces`).
+    before them (`Context.keeps_pieces`). Those that were stopped before their claim saved nothing.
     """
-    submitted = [event.attempt or 0 for event in run.events({ev.SUBMITTED})]
-    claims = [claim for claim in run.claims() if claim.attempt >= max(submitted, default=0)]
+    submitted = max((event.attempt or 0 for event in run.events({ev.SUBMITTED})), default=0)
+    claims = [claim for claim in run.claims() if claim.attempt >= submitted]
     if not claims or claims[-1].attempt != attempt:
-        return False
+        since = claims[-1].attempt + 1 if claims else submitted
+        stopped = {event.attempt for event in run.events({ev.PREEMPTED})} | {attempt}
+        return sum((one or 0) >= since for one in stopped) >= allowed
     best = newest_checkpoint(run)
     start = claims[-1].start_step
     latest = claims[-allowed:]
