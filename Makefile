@@ -11,12 +11,12 @@ quickstart: $(INSTALLED)
 	$(BIN)/igpt-jobs quickstart $(QUICKSTART)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/cluster $(TESTS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/cluster $(TESTS)
 
 # A real Slurm and a real Ray of several nodes on this machine: needs root, and apt's slurm-wlm,
 # munge, iproute2, slurmdbd, mariadb-server and faketime.
 test-cluster: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 3 --dist worksteal tests/cluster
+	$(BIN)/python -m pytest -n 4 --dist load --maxschedchunk 1 tests/cluster
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .

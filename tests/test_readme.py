@@ -19,6 +19,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
     commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     assert commands[0] == ["igpt-jobs", "quickstart"]

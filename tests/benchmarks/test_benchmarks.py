@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("subjects", [SUBJECTS[:2], SUBJECTS[2:]], ids=" ".join)
 def test_the_last_line_is_one_document_with_every_figure(subjects: tuple[str, ...]) -> None:
     ended = run(["--quick", *subjects])

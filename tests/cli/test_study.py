@@ -49,6 +49,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+@pytest.mark.long
 def test_shards_pretraining_probes_samples_and_report(
     place: Store, images: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_missing_bucket_is_exit_code_3(s3_bucket: str, tmp_path: Path) -> None
     assert "no-such-bucket-here" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_run_outlives_a_server_that_is_away_for_a_while(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import slow
 from tests.support.machines import missing as missing_machines
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm import Slurm, missing, slurm_variables
@@ -85,6 +86,13 @@ def accounting_slurm(
 
 
 @pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test submits runs on machines with a slow disk, and so does its own Ray."""
+    for name, value in slow.variables().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
 def ray_hosts(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RayHosts]:
@@ -93,7 +101,9 @@ def ray_hosts(
     Others: `@pytest.mark.parametrize("ray_hosts", [{...}], indirect=True)`, what `RayHosts` takes.
     """
     need(missing_machines({}, "a Ray cluster of several hosts"))
-    cluster = RayHosts(tmp_path_factory.mktemp("ray"), **getattr(request, "param", {}))
+    slowness = slow.variables() if "slow_disk" in request.fixturenames else {}
+    given = {"environment": slowness, **getattr(request, "param", {})}
+    cluster = RayHosts(tmp_path_factory.mktemp("ray"), **given)
     cluster.start()
     try:
         yield cluster

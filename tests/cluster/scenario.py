@@ -13,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from igpt.clusters import status
 from igpt.clusters.ray.config import RayCluster
 from igpt.clusters.slurm.config import SlurmCluster
@@ -25,18 +27,16 @@ from tests.support import study
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import Slurm
 
-#: Long enough for something to happen in between: some 13 s on two idle cores.
+#: With `slow_disk` long enough for something to happen in between: some 20 s.
 LONG = (
-    "schedule.steps=800",
-    "model.width=64",
-    "batch.global=24",
+    "schedule.steps=400",
     "checkpoints.every_steps=100",
     "validation.every=400",
     "sync_every=2",
 )
 
 #: Where more has to happen, such as a node that comes back.
-LONGER = (*LONG, "schedule.steps=1400")
+LONGER = (*LONG, "schedule.steps=800")
 
 
 def where(folder: Path, **fields: Any) -> SlurmCluster:
@@ -94,7 +94,8 @@ def _undisturbed(digits: Path, base: Path, *overrides: str) -> dict[str, dict[st
             store = open_store(str(base / name))
             for info in open_store(str(digits)).objects("data/"):
                 store.put(info.key, open_store(str(digits)).get(info.key))
-            with study.cleaned(store):
+            with study.cleaned(store), pytest.MonkeyPatch.context() as here:
+                here.delenv("SLOW_DISK", raising=False)
                 run = study.start(store, study.cluster(workers=2, max_parallel=9), *overrides)
                 assert study.ended(run, 600).state is study.FINISHED
             made = {

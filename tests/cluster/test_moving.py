@@ -21,7 +21,7 @@ from tests.support import study
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import SlurmCluster
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("slow_disk")]
 
 #: Losses after a move are those of a run that stayed, for so many steps and to so much.
 STEPS, NATS = 20, 1e-5
@@ -66,6 +66,7 @@ class Stay:
                 pass
 
 
+@pytest.mark.long
 def test_a_run_moves_from_slurm_to_ray_to_this_machine_with_any_number_of_workers(
     private_slurm: SlurmCluster,
     ray_hosts: RayHosts,

@@ -83,6 +83,7 @@ def scripts(page: str) -> tuple[str, str, str]:
     return "\n".join(begin["head"]), "\n".join(begin["other"]), "\n".join(lines)
 
 
+@pytest.mark.long
 def test_the_page_is_true_to_the_letter(hosts: Hosts, tmp_path: Path) -> None:
     home = tmp_path / "home"
     path = f"{commands(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}"

@@ -25,6 +25,7 @@ from tests.support.schemas import validated
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.usefixtures("slow_disk")
 def test_the_figures_and_the_dashboard_show_a_run_while_it_runs(
     ray_hosts: RayHosts, root: Store, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.cluster.scenario import LONG, LONGER, on_ray
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("slow_disk")]
 
 THREE = {"head_cpus": 1, "workers": (1, 1), "spare": 1}
 
@@ -56,6 +56,7 @@ def test_a_killed_rank_and_a_killed_worker_of_ray_each_cost_an_attempt_and_no_st
     assert study.losses(run) == straight
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ray_hosts", [THREE], indirect=True)
 def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(
     ray_hosts: RayHosts, root: Store, digits: Path, tmp_path_factory: pytest.TempPathFactory

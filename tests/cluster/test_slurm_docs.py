@@ -48,6 +48,7 @@ def commands(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_page_is_true_to_the_letter(private_slurm: SlurmCluster, tmp_path: Path) -> None:
     home = tmp_path / "home"
     path = f"{commands(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}"

@@ -159,6 +159,7 @@ def test_a_sweep_that_is_cancelled_ends_with_its_ray(
     assert 1 <= len(layers(run)) < LAYERS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_node_whose_ray_ends_costs_an_attempt_and_no_layer(
     private_slurm: SlurmCluster, root: Store, tmp_path: Path, node: str
@@ -192,6 +193,7 @@ def test_a_killed_parent_takes_its_ray_along_and_the_sweep_goes_on(
     assert len(layers(run)) == LAYERS
 
 
+@pytest.mark.usefixtures("slow_disk")
 def test_training_beside_ray_is_shown_by_it_and_the_same_to_the_last_bit(
     private_slurm: SlurmCluster, digits: Path, root: Store, tmp_path: Path, tmp_path_factory: Any
 ) -> None:

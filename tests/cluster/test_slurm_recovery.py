@@ -22,7 +22,7 @@ from tests.cluster.scenario import LONG, LONGER, where
 from tests.support import study
 from tests.support.slurm_cluster import SlurmCluster
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("slow_disk")]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_more_important_job_gets_the_nodes_and_the_run_goes_on_after_it(
     assert private_slurm.job(other)["JobState"] == "COMPLETED"
     assert scenario.kinds(run)[ev.FAILED] == 0
     first, second = run.claims()
-    assert 50 <= second.start_step < 800
+    assert 50 <= second.start_step < 400
     assert scenario.last_step(run, 1) == second.start_step  # it saved on the way out
     assert first.start_step == 0
     assert study.losses(run) == straight
@@ -65,6 +65,7 @@ def test_a_site_that_cancels_what_it_preempts_does_not_end_the_run(
     assert run.claims()[1].start_step == scenario.last_step(run, 1) >= 50
 
 
+@pytest.mark.long
 def test_a_run_longer_than_its_time_limit_takes_as_many_as_it_needs(
     private_slurm: SlurmCluster,
     digits: Path,
@@ -72,7 +73,7 @@ def test_a_run_longer_than_its_time_limit_takes_as_many_as_it_needs(
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    longer = (*LONG, "schedule.steps=3000", "checkpoints.every_steps=5000")
+    longer = (*LONG, "schedule.steps=1200", "checkpoints.every_steps=5000")
     run = study.start(root, where(tmp_path, time="1", grace_seconds=15), *longer)
     straight = scenario.yardstick(digits, scenario.base_folder(tmp_path_factory), *longer)
     assert scenario.ended(run, 800).state is RunState.FINISHED, scenario.story(run)
@@ -112,6 +113,7 @@ def test_a_rank_that_is_killed_costs_an_attempt_and_no_step(
     assert study.losses(run) == straight
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("private_slurm", [3], indirect=True)
 @pytest.mark.parametrize("batch_host", [True, False], ids=["batch-host", "other-node"])
 def test_a_node_that_is_cut_off_is_fenced_and_the_run_goes_on_without_it(

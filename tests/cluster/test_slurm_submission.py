@@ -374,6 +374,8 @@ def test_eight_clients_that_submit_the_same_at_once_come_to_one_job(
     all_finish(private_slurm, [find_run(root, "tiny-")], cluster)
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("slow_disk")
 def test_fifty_runs_submitted_at_once_are_fifty_jobs_and_all_can_be_cancelled(
     private_slurm: RealSlurm, root: Store, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from tests.support import study
 from tests.support.schemas import validated
 from tests.support.slurm_cluster import SlurmCluster
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("slow_disk")]
 
 TINY = ("model.preset=null", "model.layers=1", "model.width=8", "model.heads=1")
 PRETRAIN = (
@@ -143,11 +143,12 @@ def of_rank(text: str, rank: int) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(f"[{rank}] ")]
 
 
+@pytest.mark.long
 def test_who_looks_on_sees_a_run_wait_work_break_and_finish(
     private_slurm: SlurmCluster, jobs: Jobs
 ) -> None:
     held = jobs.cluster("held", sbatch={"hold": True})
-    run = jobs.submit(*PRETRAIN, "schedule.steps=1500", cluster=held)
+    run = jobs.submit(*PRETRAIN, "schedule.steps=400", cluster=held)
     job = scenario.job(run)
     waits = f"Slurm job {job} is PENDING (JobHeldUser)"
     assert jobs.run("status", run.id).splitlines()[0] == f"{run.id}  queued: {waits}"
@@ -182,7 +183,7 @@ def test_who_looks_on_sees_a_run_wait_work_break_and_finish(
     assert documents[-1]["cluster_job"] == job
 
     everything = jobs.run("logs", run.id)
-    assert "steps 1,500/1,500" in everything
+    assert "steps 400/400" in everything
     for rank in (0, 1):
         assert of_rank(followed, rank) == of_rank(everything, rank) != []
     assert of_rank(second, 1) == of_rank(everything, 1)
@@ -191,7 +192,7 @@ def test_who_looks_on_sees_a_run_wait_work_break_and_finish(
     lines = jobs.json("logs", run.id, "--attempt", "2", "--rank", "0")["lines"]
     assert {(line["attempt"], line["rank"]) for line in lines} == {(2, 0)}
     ended = jobs.json("status", run.id)
-    assert (ended["state"], ended["result"]["step"]) == ("finished", 1500)
+    assert (ended["state"], ended["result"]["step"]) == ("finished", 400)
     assert Path(jobs.json("report", run.id)["report"]).exists()
     assert jobs.json("delete", run.id, "--yes")["objects"] > 0
     assert jobs.json("list") == []

@@ -155,6 +155,7 @@ def sweep(store: Store, *overrides: str) -> Run:
     return submit(store, job, config, here, folder=Path("/"), arguments=["test"]).run
 
 
+@pytest.mark.long
 def test_a_sweep_on_this_machine_that_is_cancelled_goes_on_from_its_layers(root: Store) -> None:
     trained = study.start(root, study.cluster(max_parallel=9), "schedule.steps=10")
     assert study.ended(trained, 240).state is RunState.FINISHED
