@@ -31,7 +31,8 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        options = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self._ports = _free_ports(len(_PORTS))
+        options = dict(zip(_PORTS, self._ports, strict=True))
         self.endpoint = f"http://127.0.0.1:{options['-s3.port']}"
         identity = {
             "name": "igpt",
@@ -112,8 +113,11 @@ class S3Server:
         self.process.wait()
 
     def stop(self) -> None:
-        """Ends the server and removes its data."""
+        """Ends the server and removes its data, and the sockets that it leaves elsewhere."""
         self.kill()
+        for port in self._ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait(self) -> None:
