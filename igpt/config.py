@@ -168,12 +168,13 @@ def dump_yaml(model: BaseModel) -> str:
 
 
 def _explain(model: type[BaseModel], document: Document, problem: Any) -> str:
-    location = tuple(part for part in problem["loc"] if _is_key(part, document))
+    location = _written(problem, document)
     key = ".".join(str(part) for part in location)
     where = document.where(location)
     if problem["type"] == "extra_forbidden":
         known = _fields(model, location[:-1])
-        hint = nearest(str(location[-1]), known) or f"; known keys: {', '.join(known)}"
+        name = str(problem["loc"][-1]).replace("-", "_")
+        hint = nearest(name, known) or f"; known keys: {', '.join(known)}"
         return f"{where}: unknown key {key!r}{hint}"
     if problem["type"] == "missing":
         return f"{where}: {key!r} is missing"
@@ -184,11 +185,19 @@ def _explain(model: type[BaseModel], document: Document, problem: Any) -> str:
     return f"{where}: {key or 'the whole'}: {message}{shown}"
 
 
-def _is_key(part: str | int, document: Document) -> bool:
-    """Pydantic names the branch of a union in its location; those names are not the user's keys."""
-    return isinstance(part, int) or not re.search(
-        r"[\[\](),-]|^(function|constrained|str|int)\b", part
-    )
+def _written(problem: Any, document: Document) -> Location:
+    """The place of a problem in the document.
+
+    Pydantic's also names the branches of unions, which no user has written.
+    """
+    location: Location = ()
+    value: Any = document.data
+    for part in problem["loc"]:
+        keys = range(len(value)) if isinstance(value, list) else value
+        if isinstance(value, dict | list) and part in keys:
+            value = value[part]
+            location += (part,)
+    return (*location, problem["loc"][-1]) if problem["type"] == "missing" else location
 
 
 def _fields(model: Any, location: Location) -> list[str]:
@@ -224,15 +233,13 @@ def _kind(node: yaml.Node) -> str:
 def _locate(node: yaml.Node, location: Location, document: Document, count: list[int]) -> None:
     """Notes the line of each key, and refuses what would be expanded without end."""
     count[0] += 1
-    if node.tag not in _TAGS:
-        raise yaml.MarkedYAMLError(
-            problem=f"the tag {node.tag} is not allowed", problem_mark=node.start_mark
-        )
+    _check_tag(node)
     if count[0] > 20_000 or len(location) > 40:
         raise UserError(f"{document.source} repeats itself through aliases", expected="plain YAML")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            _check_tag(key)
             line = key.start_mark.line + 1
             name = str(key.value)
             if name in seen:
@@ -244,6 +251,13 @@ def _locate(node: yaml.Node, location: Location, document: Document, count: list
         for number, item in enumerate(node.value):
             document.lines[(*location, number)] = item.start_mark.line + 1
             _locate(item, (*location, number), document, count)
+
+
+def _check_tag(node: yaml.Node) -> None:
+    if node.tag not in _TAGS:
+        raise yaml.MarkedYAMLError(
+            problem=f"the tag {node.tag} is not allowed", problem_mark=node.start_mark
+        )
 
 
 _TAGS = {
@@ -282,3 +296,14 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def _construct_map(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    # A key is text, as in JSON, also where a value would be a number.
+    return {
+        str(loader.construct_scalar(key)): loader.construct_object(value, deep=True)
+        for key, value in node.value
+    }
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_map)

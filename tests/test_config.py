@@ -21,6 +21,7 @@ class Outer(Strict):
     name: str | None = None
     optimizer: Inner = Inner()
     layers: Literal["all"] | list[int] = "all"
+    workers: int | Inner = 1
     global_: int = Field(default=1, alias="global")
 
 
@@ -63,6 +64,41 @@ def test_text_never_becomes_a_number_and_truth_never_one() -> None:
 
 def test_a_missing_key_is_named() -> None:
     assert "'steps' is missing" in refusal("name: a")
+
+
+def test_a_key_with_dashes_is_unknown_and_the_one_with_underscores_is_offered() -> None:
+    text = refusal("steps: 1\noptimizer:\n  learning-rate: 1.0\n", "workers.learning-rate=1.0")
+    for place, key in (
+        ("job.yaml, line 3", "optimizer.learning-rate"),
+        ("override workers.learning-rate=1.0", "workers.learning-rate"),
+    ):
+        assert f'{place}: unknown key {key!r}; did you mean "learning_rate"?' in text
+
+
+ODD_KEYS = (
+    "a-b|a b|'[a]'|list[int]|(a, b)|a.b|''|'-'|str|int|function-x|"
+    "1|1.50|010|true|~|2020-01-01|<<|'1'"
+)
+
+
+@pytest.mark.parametrize("written", ODD_KEYS.split("|"))
+def test_whatever_an_unknown_key_looks_like_it_is_named_as_written(written: str) -> None:
+    text = refusal(f"steps: 1\n? {written}\n: 5\noptimizer:\n  ? {written}\n  : 5")
+    key = written.strip("'")
+    assert f"job.yaml, line 2: unknown key {key!r}" in text
+    assert f"job.yaml, line 5: unknown key {f'optimizer.{key}'!r}" in text
+
+
+@pytest.mark.parametrize("key", ["[a, b]", "{a: b}", "!!binary aGk=", "!!timestamp 2020-01-01"])
+def test_what_is_no_text_is_refused_as_a_key_with_its_line(key: str) -> None:
+    assert "job.yaml, line 2" in refusal(f"steps: 1\n? {key}\n: 5")
+
+
+def test_the_branches_of_a_union_are_nobodys_keys() -> None:
+    text = refusal("steps: 1\nworkers: {learning_rate: -1, int: 2}\nlayers: [x]")
+    assert "line 2: workers.learning_rate: input should be greater than 0" in text
+    assert "line 2: unknown key 'workers.int'" in text
+    assert "line 3: layers.0: input should be a valid integer" in text
 
 
 def test_every_problem_is_reported_at_once() -> None:

@@ -26,7 +26,7 @@ def parse_cluster(document: Document) -> ClusterConfig:
     kind = document.data.get("kind")
     if kind is None:
         raise UserError(f"{document.source}: 'kind' is missing", expected=f"one of {list(KINDS)}")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(
             f"{document.where(('kind',))}: {kind!r} is not a kind of cluster"
             f"{nearest(str(kind), KINDS)}",

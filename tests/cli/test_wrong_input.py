@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from igpt.clusters.files import parse_cluster
+from igpt.config import read_yaml
 from igpt.data import Palette, open_dataset
+from igpt.errors import UserError
 from igpt.model.config import ModelConfig
 from igpt.model.interchange import export_huggingface
 from igpt.model.transformer import ImageGPT
@@ -43,6 +46,7 @@ def images(tmp_path: Path) -> Path:
     ("overrides", "parts"),
     [
         (["optimiser.learning_rate=1.0"], ["unknown key", 'did you mean "optimizer"?']),
+        (["sync-every=5"], ["unknown key 'sync-every'", 'did you mean "sync_every"?']),
         (["optimizer.learning_rat=1.0"], ['did you mean "learning_rate"?']),
         (["schedule.steps=many"], ["schedule.steps", "valid integer", "many"]),
         (["optimizer.learning_rate=-0.1"], ["override optimizer.learning_rate", "greater than 0"]),
@@ -85,6 +89,12 @@ def test_a_kind_of_cluster_that_does_not_exist_offers_the_nearest(
     said = refused(root, tmp_path, *PRETRAIN, "--cluster", "mine.yaml")
     assert "mine.yaml, line 1" in said
     assert 'did you mean "local"?' in said
+
+
+@pytest.mark.parametrize("kind", ["[local]", "{local: 1}", "1", "true"])
+def test_a_kind_of_cluster_that_is_no_name_is_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=r"mine.yaml, line 1: .* is not a kind of cluster"):
+        parse_cluster(read_yaml(f"kind: {kind}", "mine.yaml"))
 
 
 def test_a_file_with_a_mistake_is_named_with_its_line(root: Store, tmp_path: Path) -> None:
