@@ -1,7 +1,8 @@
 """The pass over a data set that writes every layer's pooled features (`igpt.evaluation.features`).
 
 Any number of workers share it, and any of them may be interrupted: a chunk is finished when its
-part is there, and whoever comes back passes over it.
+part is there, and whoever comes back passes over it. So may several jobs, whose bytes may differ in
+a last bit: the first to write the part wins, and the files of others have other names.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ _LARGEST_CHUNK, _SMALLEST_CHUNK = 4096, 32  # images
 #: days of work.
 _MOST_CHUNKS = 2000
 
-#: The files of a split, and the rows that each holds.
+#: The chunks of a split, and the rows that each holds.
 _Plan = list[tuple[str, range]]
 
 
@@ -122,15 +123,16 @@ def write_features(
     plan = _plan(split, samples, chunk or chunk_size(model.config, samples))
     mine = plan[rank::world_size]
     finished = _finished(store, mine)
-    done, total = 0, sum(len(rows) for _, rows in mine)
+    written = done = 0
+    total = sum(len(rows) for _, rows in mine)
 
     def tell(more: int = 0) -> None:
         if progress is not None:
             progress(done + more, total)
 
     for name, rows in mine:
-        if name not in finished:
-            _write_chunk(model, data, split, store, name, rows, batch, device, tell)
+        if name not in finished and not _finished(store, [(name, rows)], name):
+            written += _write_chunk(model, data, split, store, name, rows, batch, device, tell)
         done += len(rows)
         tell()
     if rank == 0:
@@ -156,13 +158,13 @@ def write_features(
             chunks=tuple(chunks[name] for name, _ in plan),
         )
         store.put(f"{split}.json", (index.model_dump_json(indent=1) + "\n").encode())
-    return len(mine) - len(finished)
+    return written
 
 
 def _plan(split: str, samples: int, chunk: int) -> _Plan:
     """The chunks of a split. Those of another size have other names, and are never mixed in."""
     return [
-        (f"{split}-{chunk}-{number:06d}.npy", range(first, min(first + chunk, samples)))
+        (f"{split}-{chunk}-{number:06d}", range(first, min(first + chunk, samples)))
         for number, first in enumerate(range(0, samples, chunk))
     ]
 
@@ -177,13 +179,16 @@ def _write_chunk(
     batch: int,
     device: str,
     tell: Callable[[int], None],
-) -> None:
-    """Writes the chunk and then what is in it; tells how many samples of it are done before."""
+) -> bool:
+    """Writes the chunk's file and then its part; tells how many samples of it are done before.
+
+    Returns False where another job was first; its bytes then differ, and are those that stay.
+    """
     import torch
 
     shape = (model.config.layers + 1, len(rows), model.config.width)
     with tempfile.TemporaryDirectory(prefix="igpt-features-") as folder:
-        path = Path(folder) / name
+        path = Path(folder) / f"{name}.npy"
         with explained("written", path):
             features = np.lib.format.open_memmap(path, "w+", np.dtype("<f2"), shape)
             reserve(path)
@@ -200,15 +205,24 @@ def _write_chunk(
             del features
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        store.upload(name, path)
         part = Chunk(
-            name=name,
+            name=_file(name, digest),
             bytes=path.stat().st_size,
             sha256=digest,
             samples=len(rows),
             first=rows.start,
         )
-    store.put(_part(name), part.model_dump_json().encode())
+        store.upload(part.name, path)
+    content = part.model_dump_json().encode()
+    if store.create(_part(name), content):
+        return True
+    first = _finished(store, [(name, rows)], name).get(name)
+    if first is None:  # a part whose file is gone
+        store.put(_part(name), content)
+    elif first.name != part.name:
+        store.delete([part.name])
+        return False
+    return True
 
 
 def _check_range(pooled: NDArray[np.float32]) -> None:
@@ -223,9 +237,12 @@ def _check_range(pooled: NDArray[np.float32]) -> None:
         )
 
 
-def _finished(store: Store, plan: _Plan) -> dict[str, Chunk]:
-    """The chunks of `plan` that are there: written for these rows, with the size it should have."""
-    sizes = {found.key: found.size for found in store.objects()}
+def _finished(store: Store, plan: _Plan, prefix: str = "") -> dict[str, Chunk]:
+    """The chunks of `plan` that are there: written for these rows, with the size it should have.
+
+    prefix: how all their names begin.
+    """
+    sizes = {found.key: found.size for found in store.objects(prefix)}
     finished = {}
     for name, rows in plan:
         if _part(name) in sizes:
@@ -236,11 +253,17 @@ def _finished(store: Store, plan: _Plan) -> dict[str, Chunk]:
                 raise DataCorrupt(
                     f"{store.uri}/{_part(name)} is not what was written", mend=MEND
                 ) from None
-            same = (part.name, part.first, part.samples) == (name, rows.start, len(rows))
-            if same and sizes.get(name) == part.bytes:
+            wanted = (_file(name, part.sha256), rows.start, len(rows))
+            same = (part.name, part.first, part.samples) == wanted
+            if same and sizes.get(part.name) == part.bytes:
                 finished[name] = part
     return finished
 
 
+def _file(name: str, sha256: str) -> str:
+    """A chunk's file. Other bytes have another name, so none is ever written over."""
+    return f"{name}-{sha256[:16]}.npy"
+
+
 def _part(name: str) -> str:
-    return name.removesuffix(".npy") + ".json"
+    return f"{name}.json"

@@ -4,10 +4,10 @@ Chen et al., "Generative Pretraining from Pixels" (ICML 2020), section 2.4: the 
 are the mean over positions of its normed input (`ImageGPT.features`), L+1 layers with ln_f's. In
 the folder of one key (`features_key`):
 
-    train-4096-000000.npy ... float16 [L+1, n, d], the samples of a chunk (here at most 4,096) in
-                              the data set's order
-    train-4096-000000.json    what is in a finished chunk, written after it
-    train.json                last, when all chunks of the split are there
+    train-4096-000000-<sha256>.npy ... float16 [L+1, n, d], the samples of a chunk (here at most
+                                       4,096) in the data set's order; 16 digits of its sha256
+    train-4096-000000.json             which file is the finished chunk, written once, after it
+    train.json                         last, when all chunks of the split are there
 
 A split's numbers are the data set's, so row i belongs to `data.labels(split)[i]`.
 """

@@ -42,6 +42,12 @@ def digests(store: Store) -> dict[str, str]:
     return {each.key: hashlib.sha256(store.get(each.key)).hexdigest() for each in found}
 
 
+def file_of(store: Store, chunk: str) -> str:
+    """The name of a chunk's file, of which there is one."""
+    (name,) = [found.key for found in store.objects(chunk) if found.key.endswith(".npy")]
+    return name
+
+
 class Clock:
     """Time that passes only when somebody sleeps."""
 
@@ -167,7 +173,8 @@ def test_every_batch_is_told_and_may_be_the_last(
     with pytest.raises(KeyboardInterrupt):
         write_features(model, data, "train", store, chunk=8, batch=3, progress=stop)
     assert seen == [3, 6, 8, 11]
-    assert [found.key for found in store.objects()] == ["train-8-000000.json", "train-8-000000.npy"]
+    file = file_of(store, "train-8-000000")
+    assert [found.key for found in store.objects()] == [file, "train-8-000000.json"]
     assert list((tmp_path / "scratch").iterdir()) == []
     assert write_features(model, data, "train", store, chunk=8, batch=3) == 3
 
@@ -218,12 +225,73 @@ def test_unfinished_chunk_is_computed_again(
     write_features(model, data, "train", store, chunk=8)
     before = digests(store)
     store.delete(["train.json"])
+    file = file_of(store, "train-8-000002")
     if damage == "file short":
-        store.put("train-8-000002.npy", store.get("train-8-000002.npy")[:-1])
+        store.put(file, store.get(file)[:-1])
     else:
-        store.delete(["train-8-000002." + ("json" if damage == "part gone" else "npy")])
+        store.delete(["train-8-000002.json" if damage == "part gone" else file])
     assert write_features(model, data, "train", store, chunk=8) == 1
     assert digests(store) == before
+
+
+@pytest.fixture
+def elsewhere(model: ImageGPT) -> ImageGPT:
+    """The same network as another kind of device computes it: other bytes of the same features."""
+    other = ImageGPT(model.config, seed=3)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= 1 + 1e-4
+    return other
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 4])
+def test_of_two_jobs_that_need_the_same_features_the_first_to_finish_a_chunk_wins(
+    model: ImageGPT, elsewhere: ImageGPT, data: Dataset, store: Store, chunks: int
+) -> None:
+    """The second finishes so many chunks while the first is within its first one."""
+    kept: dict[str, str] = {}
+
+    def stop(done: int, total: int) -> None:
+        if done == min(8 * chunks, total):
+            raise KeyboardInterrupt
+
+    def second(done: int, total: int) -> None:
+        if done == 4:
+            with pytest.raises(KeyboardInterrupt):
+                write_features(elsewhere, data, "train", store, batch=8, chunk=8, progress=stop)
+            kept.update(digests(store))
+        assert kept.items() <= digests(store).items()
+
+    assert write_features(model, data, "train", store, batch=4, chunk=8, progress=second) == (
+        4 - chunks
+    )
+    assert len(kept) == 2 * chunks
+    assert len(store.objects()) == 2 * 4 + 1
+    features = open_features(store)
+    for layer in range(3):
+        assert np.allclose(
+            features.layer("train", layer), expected(model, data, "train")[layer], atol=0.01
+        )
+
+
+def test_what_a_job_has_finished_stays_readable_while_a_slower_one_goes_on(
+    model: ImageGPT, elsewhere: ImageGPT, data: Dataset, store: Store
+) -> None:
+    def faster(done: int, total: int) -> None:
+        if done == 4:
+            assert write_features(elsewhere, data, "train", store, chunk=8) == 4
+        assert open_features(store).layer("train", 2).shape == (30, 16)
+
+    assert write_features(model, data, "train", store, batch=4, chunk=8, progress=faster) == 0
+
+
+def test_a_chunk_whose_file_is_gone_is_written_by_whoever_comes(
+    model: ImageGPT, elsewhere: ImageGPT, data: Dataset, store: Store
+) -> None:
+    write_features(model, data, "train", store, chunk=8)
+    store.delete(["train.json", file_of(store, "train-8-000002")])
+    assert write_features(elsewhere, data, "train", store, chunk=8) == 1
+    assert open_features(store).layer("train", 2).shape == (30, 16)
 
 
 def test_chunks_of_another_size_are_not_taken_for_finished(
@@ -260,10 +328,11 @@ def test_remote_features_are_fetched_once_into_the_cache(
 
 def test_damaged_bytes_are_never_returned(model: ImageGPT, data: Dataset, store: Store) -> None:
     write_features(model, data, "train", store, chunk=8)
-    content = bytearray(store.get("train-8-000001.npy"))
+    file = file_of(store, "train-8-000001")
+    content = bytearray(store.get(file))
     content[-5] ^= 1
-    store.put("train-8-000001.npy", bytes(content))
-    with pytest.raises(DataCorrupt, match=r"train-8-000001\.npy .*compute them again"):
+    store.put(file, bytes(content))
+    with pytest.raises(DataCorrupt, match=rf"{file} .*compute them again"):
         open_features(store).layer("train", 0)
 
 
