@@ -55,8 +55,11 @@ class ShardCache:
 
     def map(self, shard: Shard) -> NDArray[np.uint8]:
         """The bytes of the shard, memory-mapped; they stay if the file goes. Raises as `file`."""
-        with self._held(shard) as path:
-            return np.memmap(path, np.uint8, mode="r")
+        with self._held(shard) as path, explained("read", path):
+            try:
+                return np.memmap(path, np.uint8, mode="r")
+            except FileNotFoundError:  # it was proven before, and is gone since
+                raise self._corrupt(shard) from None
 
     @contextmanager
     def _held(self, shard: Shard) -> Iterator[Path]:
@@ -131,13 +134,14 @@ class ShardCache:
 
 
 def _is_whole(path: Path, shard: Shard) -> bool:
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != shard.bytes:
-                return False
-            return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
-    except FileNotFoundError:
-        return False
+    with explained("read", path):
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != shard.bytes:
+                    return False
+                return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+        except FileNotFoundError:
+            return False
 
 
 def _remove_unless_locked(path: Path) -> bool:

@@ -26,6 +26,7 @@ from igpt.model.sealed import local_copy, newest_attempt, read_manifest, verifie
 from igpt.model.tensors import save_tensors
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store, open_store
+from igpt.storage.files import explained
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -68,9 +69,9 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> ImageG
             state = huggingface.to_ours(shape, theirs, store.uri)
         else:
             manifest = read_manifest(store)
-            config = json.loads(
-                verified(store, manifest, CONFIG, Path(scratch)).read_text(encoding="utf-8")
-            )
+            path = verified(store, manifest, CONFIG, Path(scratch))
+            with explained("read", path):
+                config = json.loads(path.read_text(encoding="utf-8"))
             shape = _shape(config, store.uri)
             state = _tensors(verified(store, manifest, WEIGHTS, Path(scratch)))
         return assemble(shape, state, device, store.uri)
@@ -184,10 +185,11 @@ def _huggingface_tensors(store: Store, names: list[str], scratch: Path) -> dict[
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise DataCorrupt(f"{path} is not a safetensors file: {error}") from None
+    with explained("read", path):
+        try:
+            tensors: dict[str, Tensor] = load_file(path)
+        except SafetensorError as error:
+            raise DataCorrupt(f"{path} is not a safetensors file: {error}") from None
     return tensors
 
 

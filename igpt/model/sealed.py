@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from igpt.config import Strict
-from igpt.errors import DataCorrupt, UserError
+from igpt.errors import DataCorrupt, NotFound, UserError
 from igpt.storage.base import Store
+from igpt.storage.files import explained
 
 MANIFEST = "manifest.json"
 SEAL = "COMMITTED"
@@ -81,33 +82,42 @@ def read_manifest(store: Store) -> Manifest:
 def verified(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
     """A local path of the file `name`, its bytes checked; downloaded to `folder` where needed.
 
-    Raises DataCorrupt where size or sha256 differ from the manifest.
+    Raises DataCorrupt where size or sha256 differ from the manifest, or the file is gone.
     """
     entry = manifest.file(name)
-    path = local_copy(store, name, folder)
-    size = path.stat().st_size
-    if size != entry.bytes or sha256_of(path) != entry.sha256:
-        raise DataCorrupt(
-            f"{store.uri}/{name} is damaged: {size} bytes, or their sha256, are not those of "
-            f"its manifest",
-            expected=f"{entry.bytes} bytes, sha256 {entry.sha256}",
-            mend="igpt-jobs resume RUN --from STEP goes on from an older checkpoint.",
-        )
-    return path
+    try:
+        path = local_copy(store, name, folder)
+        with explained("read", path):
+            size = path.stat().st_size
+        if size == entry.bytes and sha256_of(path) == entry.sha256:
+            return path
+        damage = f"{size} bytes, or their sha256, are not those of its manifest"
+    except NotFound:
+        damage = "its manifest lists it, but it is not there"
+    raise DataCorrupt(
+        f"{store.uri}/{name} is damaged: {damage}",
+        expected=f"{entry.bytes} bytes, sha256 {entry.sha256}",
+        mend="igpt-jobs resume RUN --from STEP goes on from an older checkpoint.",
+    )
 
 
 def local_copy(store: Store, name: str, folder: Path) -> Path:
-    """The file itself where the store is a directory, else a download in `folder`."""
+    """The file itself where the store is a directory, else a download in `folder`.
+
+    Raises NotFound where there is none.
+    """
     path = store.local_path(name)
     if path is None:
         path = folder / name
         store.download(name, path)
+    elif not store.exists(name):
+        raise NotFound(f"there is no {path}")
     return path
 
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with explained("read", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -120,14 +120,15 @@ def load_checkpoint(store: Store, ref: CheckpointRef) -> Checkpoint:
     with tempfile.TemporaryDirectory(prefix="igpt-checkpoint-") as scratch:
         paths = {name: verified(folder, manifest, name, Path(scratch)) for name in _FILES}
         try:
+            with explained("read", paths[CONFIG].parent):
+                weights, optimizer = load_file(paths[WEIGHTS]), load_file(paths[OPTIMIZER])
+                config = json.loads(paths[CONFIG].read_text(encoding="utf-8"))
             return Checkpoint(
                 step=manifest.step,
                 # Copied: files may be mapped, and the scratch folder goes.
-                weights={name: _copy(value) for name, value in load_file(paths[WEIGHTS]).items()},
-                optimizer={
-                    name: _copy(value) for name, value in load_file(paths[OPTIMIZER]).items()
-                },
-                config=json.loads(paths[CONFIG].read_text(encoding="utf-8")),
+                weights={name: _copy(value) for name, value in weights.items()},
+                optimizer={name: _copy(value) for name, value in optimizer.items()},
+                config=config,
             )
         except (SafetensorError, ValueError) as error:
             raise DataCorrupt(f"{folder.uri} cannot be read: {error}") from None

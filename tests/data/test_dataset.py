@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from igpt.data import ArraySource, open_dataset, write_shards
-from igpt.errors import DataCorrupt, NotFound
+from igpt.data.index import Shard
+from igpt.data.shard_cache import ShardCache
+from igpt.errors import DataCorrupt, NotFound, Unreachable
 from igpt.storage import open_store
 from tests.data.examples import Remote, a_palette, a_source, noise
+from tests.support.file_systems import NO_ANSWER
 
 
 @pytest.fixture
@@ -97,6 +100,22 @@ def test_a_missing_shard_is_named(where: Path) -> None:
     (where / "train-000000.tar").unlink()
     with pytest.raises(DataCorrupt, match=r"train-000000\.tar"):
         open_dataset(where).tokens("train", np.array([0]))
+
+
+def test_a_shard_that_goes_while_the_data_is_in_use_is_named(where: Path) -> None:
+    cache = ShardCache(open_store(str(where)))
+    shard = open_dataset(where).index.split("train").shards[0]
+    cache.file(shard)
+    (where / shard.name).unlink()
+    with pytest.raises(DataCorrupt, match=r"train-000000\.tar"):
+        cache.map(shard)
+
+
+def test_a_shard_whose_file_system_is_away_is_unreachable_and_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "train-000000.tar").symlink_to(NO_ANSWER)
+    shard = Shard(name="train-000000.tar", bytes=0, sha256="0" * 64, samples=1)
+    with pytest.raises(Unreachable, match=r"train-000000\.tar cannot be read: .* server answers"):
+        ShardCache(open_store(str(tmp_path))).map(shard)
 
 
 def test_the_repair_that_is_advised_repairs(where: Path) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+#: An empty file of which every read fails as from a server that is away: nothing is at address 0.
+NO_ANSWER = Path("/proc/self/mem")
+
 _PLACES = ("/dev/shm", "/run/shm", "/var/tmp", "/tmp")
 
 

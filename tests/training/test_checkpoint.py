@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from igpt.errors import DataCorrupt, UserError
+from igpt.errors import DataCorrupt, Unreachable, UserError
 from igpt.model.interchange import load_model
+from igpt.model.sealed import Manifest, SealedFile, verified
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store
 from igpt.training.checkpoint import (
@@ -29,6 +30,7 @@ from igpt.training.checkpoint import (
 )
 from igpt.training.step import Worker
 from igpt.training.writer import CheckpointWriter
+from tests.support.file_systems import NO_ANSWER
 from tests.training.workers import MODEL, configuration
 
 
@@ -120,6 +122,9 @@ def test_it_all_works_on_s3(s3_bucket: str) -> None:
         assert torch.equal(model.state_dict()[name], tensor)
     assert prune(store, list_committed(store), attempt=1, keep=1, milestones=()) == [ref]
     assert not store.objects("step-000000003")
+    store.delete(["step-000000009/attempt-1/optimizer.safetensors"])
+    with pytest.raises(DataCorrupt, match=r"optimizer\.safetensors is damaged: .* is not there"):
+        load_checkpoint(store, CheckpointRef(9, 1))
 
 
 def test_nothing_is_committed_once_a_newer_attempt_rules(store: Store) -> None:
@@ -146,6 +151,26 @@ def test_a_flipped_bit_is_found(store: Store, name: str) -> None:
     path.write_bytes(content)
     with pytest.raises(DataCorrupt, match=f"{name} is damaged"):
         load_checkpoint(store, CheckpointRef(3, 1))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json"])
+def test_a_checkpoint_of_which_a_file_was_deleted_is_damaged(store: Store, name: str) -> None:
+    save(store, 3)
+    store.delete([f"step-000000003/attempt-1/{name}"])
+    with pytest.raises(DataCorrupt, match=f"{name} is damaged: .* is not there") as caught:
+        load_checkpoint(store, CheckpointRef(3, 1))
+    assert "--from STEP" in caught.value.mend
+
+
+def test_a_file_whose_system_is_away_is_unreachable_and_no_damage(
+    store: Store, tmp_path: Path
+) -> None:
+    away = Path(store.uri) / "config.json"
+    away.parent.mkdir(parents=True, exist_ok=True)
+    away.symlink_to(NO_ANSWER)
+    manifest = Manifest(step=3, files=(SealedFile(name=away.name, bytes=0, sha256="0" * 64),))
+    with pytest.raises(Unreachable, match=rf"{away} cannot be read: .* its server answers"):
+        verified(store, manifest, away.name, tmp_path)
 
 
 _ON_A_FULL_DISK = """
