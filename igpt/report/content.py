@@ -66,11 +66,16 @@ class ProbeSelection:
 
 @dataclass(frozen=True)
 class ProbeTable:
-    """All fits, and the choices made among them. `classes` draws the line of chance."""
+    """All fits, and the choices made among them.
+
+    `classes` of the probe's data draws the line of chance, None none. `data` names that data where
+    it is not what was pretrained on.
+    """
 
     rows: tuple[ProbeRow, ...]
     selections: tuple[ProbeSelection, ...] = ()
     classes: int | None = None
+    data: str = ""
 
 
 @dataclass(frozen=True, eq=False)

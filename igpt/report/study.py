@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from igpt.data import Dataset, Palette, open_dataset
-from igpt.errors import NotFound, UserError
+from igpt.errors import NotFound, Unreachable, UserError
 from igpt.evaluation import rows_from_json
 from igpt.jobs.estimate import counted
+from igpt.jobs.inputs import data_index
 from igpt.jobs.references import open_reference
 from igpt.report.content import (
     Attempt,
@@ -26,12 +27,12 @@ from igpt.report.content import (
     ProbeRow,
     ProbeSelection,
     ProbeTable,
-    Protocol,
     Report,
     TrainingCurve,
 )
 from igpt.report.numbers import percent
 from igpt.report.page import render
+from igpt.report.protocol import protocol
 from igpt.report.summary import known
 from igpt.report.tables import probe_csv, training_csv
 from igpt.runs import Run, Spec
@@ -41,34 +42,6 @@ from igpt.runs.listing import finished_runs
 from igpt.runs.reading import read_json
 
 _EXAMPLES = 32
-
-_PROTOCOL = (
-    Protocol(
-        "Validation loss",
-        "Mean cross-entropy in nats per palette token over the first images of the validation "
-        "split, which is never trained on. It is to be held against the palette's own entropy: "
-        "what a model would lose that knows only how common each colour is in training (add-one "
-        "smoothing). Nats per palette token are not bits per dimension of RGB.",
-    ),
-    Protocol(
-        "Linear probe",
-        "Multinomial logistic regression on the mean over all positions of each block's ln_1 "
-        "output (the last layer: ln_f), objective mean log loss + l2/2 |W|², intercept free. Layer "
-        "and L2 are chosen by accuracy on the validation split; with all labels the fit is made "
-        "again on train and validation together; the test split is looked at once. Label budgets "
-        "are class-balanced subsets of train by FixMatch's algorithm, one for each seed.",
-    ),
-    Protocol(
-        "Baselines",
-        "Untrained: the same network with the weights its training began with. Raw pixels: the "
-        "same probe on the colours themselves, without a network.",
-    ),
-    Protocol(
-        "Samples and completions",
-        "Drawn token by token at the temperature of their run, without truncation. A completion "
-        "is given the top half of an image of the test split.",
-    ),
-)
 
 
 def write_report(run: Run, path: Path) -> Path:
@@ -110,7 +83,9 @@ def collect(run: Run) -> Report:
     related = _related(run)
     probe, generate = related.get("probe"), related.get("generate")
     curve = _curve(run, data)
-    table = probe_table(probe, len(data.index.classes)) if probe else None
+    probed = _other_data(probe, spec) if probe else ""
+    table = probe_table(probe, _classes(probe), probed) if probe else None
+    completions = _completions(generate, data.palette(), data) if generate else ()
     return Report(
         title=f"Image GPT: {run.id}",
         made=datetime.now(UTC),
@@ -120,9 +95,9 @@ def collect(run: Run) -> Report:
         probes=table,
         training=curve,
         samples=_samples(generate, data.palette(), data) if generate else None,
-        completions=_completions(generate, data.palette(), data) if generate else (),
+        completions=completions,
         examples=_examples(data),
-        protocol=_PROTOCOL,
+        protocol=protocol(probed, _completed(generate, spec) if generate and completions else ""),
         provenance=_provenance(run, spec),
         attempts=tuple(_attempts(run)),
     )
@@ -153,8 +128,31 @@ def _curve(run: Run, data: Dataset) -> TrainingCurve:
     )
 
 
-def probe_table(probe: Run, classes: int | None = None) -> ProbeTable:
-    """The fits and choices of a finished probe; `classes` of its data, for the line of chance."""
+def _other_data(other: Run, pretraining: Spec) -> str:
+    """The data of a run that evaluates the model, where it is not what it was pretrained on."""
+    spec = other.spec()
+    same = spec.inputs["data"] == pretraining.inputs["data"]
+    return "" if same else str(spec.config["data"])
+
+
+def _classes(probe: Run) -> int | None:
+    """How many classes the probe's data has; None where that data is no longer to be found."""
+    spec = probe.spec()
+    try:
+        index, digest = data_index(probe.root, spec.config["data"])
+    except (NotFound, Unreachable):
+        return None
+    return len(index.classes) if digest == spec.inputs["data"] else None
+
+
+def _completed(generate: Run, pretraining: Spec) -> str:
+    """Whose images were completed, in words."""
+    data = _other_data(generate, pretraining)
+    return f"the {generate.spec().config['split']} split" + (f" of {data}" if data else "")
+
+
+def probe_table(probe: Run, classes: int | None = None, data: str = "") -> ProbeTable:
+    """The fits and choices of a finished probe; `classes` and `data` as the table has them."""
     rows = rows_from_json(probe.record.get("probe/rows.json"))
     return ProbeTable(
         rows=tuple(
@@ -178,6 +176,7 @@ def probe_table(probe: Run, classes: int | None = None) -> ProbeTable:
             for one in (probe.result() or {})["selections"]
         ),
         classes=classes,
+        data=data,
     )
 
 
