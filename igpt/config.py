@@ -32,6 +32,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class WithheldValue(ValueError):
+    """Raised by a validator for a value that no message may show."""
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -50,11 +54,15 @@ class Document:
     lines: dict[Location, int] = field(default_factory=dict)
     overrides: dict[Location, str] = field(default_factory=dict)
 
-    def where(self, location: Location) -> str:
-        """The override or file and line that wrote `location`, or the closest key around it."""
+    def where(self, location: Location, *, withheld: bool = False) -> str:
+        """The override or file and line that wrote `location`, or the closest key around it.
+
+        withheld: what the override assigns is not shown.
+        """
         for end in range(len(location), -1, -1):
             if location[:end] in self.overrides:
-                return f"override {self.overrides[location[:end]]}"
+                given = self.overrides[location[:end]]
+                return f"override {given.partition('=')[0] if withheld else given}"
             if location[:end] in self.lines:
                 return f"{self.source}, line {self.lines[location[:end]]}"
         return self.source
@@ -170,7 +178,8 @@ def dump_yaml(model: BaseModel) -> str:
 def _explain(model: type[BaseModel], document: Document, problem: Any) -> str:
     location = _written(problem, document)
     key = ".".join(str(part) for part in location)
-    where = document.where(location)
+    withheld = isinstance(problem.get("ctx", {}).get("error"), WithheldValue)
+    where = document.where(location, withheld=withheld)
     if problem["type"] == "extra_forbidden":
         known = _fields(model, location[:-1])
         name = str(problem["loc"][-1]).replace("-", "_")
@@ -181,7 +190,8 @@ def _explain(model: type[BaseModel], document: Document, problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     value = problem.get("input")
-    shown = "" if isinstance(value, dict | list) else f" (got {json.dumps(value, default=str)})"
+    hidden = withheld or isinstance(value, dict | list)
+    shown = "" if hidden else f" (got {json.dumps(value, default=str)})"
     return f"{where}: {key or 'the whole'}: {message}{shown}"
 
 

@@ -29,9 +29,10 @@ from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from igpt.config import Strict
+from igpt.runs.redaction import without_secret
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
@@ -66,6 +67,12 @@ class NotifyConfig(Strict):
         description="env:NAME, the variable with the URL that gets the document by POST; or a URL "
         "on this machine",
     )
+
+    @field_validator("command")
+    @classmethod
+    def _holds_no_secret(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        without_secret(" ".join(value or ()))
+        return value
 
     @model_validator(mode="after")
     def _no_secret_is_written_down(self) -> Self:

@@ -7,7 +7,6 @@ run's record is readable by all who reach the bucket.
 import getpass
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -16,18 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_NAMED = re.compile(
-    r"""(?ix)
-    ( [\w-]* (?: secret | token | passw | credential | api[_-]?key | access[_-]?key ) [\w-]*
-      ["']? \s* [:=] \s* )
-    ( "[^"\n]*" | '[^'\n]*' | [^\s"',]+ )
-    """
-)
-_KNOWN = re.compile(
-    r"(?s)(?:AKIA|ASIA)[A-Z0-9]{16}|(?i:bearer\s+)[\w.~+/=-]{8,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-)
-_USERINFO = re.compile(r"(://)[^/@\s]+@")
+from igpt.runs.redaction import redact
+
 _PACKAGES = ("igpt-jobs", "numpy", "ray", "scikit-learn", "torch", "submitit", "webdataset")
 _DIFF_LIMIT = 200_000
 
@@ -48,11 +37,6 @@ def provenance(arguments: list[str], folder: Path) -> dict[str, Any]:
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "git": _git(folder),
     }
-
-
-def redact(text: str) -> str:
-    """The text without the values of what is named or looks like a secret, or user:password@."""
-    return _USERINFO.sub(r"\1***@", _KNOWN.sub("***", _NAMED.sub(r"\1***", text)))
 
 
 def _user() -> str:

@@ -14,9 +14,10 @@ from submitit.slurm.slurm import SlurmJobEnvironment
 
 from igpt.clusters.base import Launch
 from igpt.clusters.kinds import backend_of
+from igpt.clusters.notify import NotifyConfig
 from igpt.clusters.slurm.config import SlurmCluster, seconds_of
 from igpt.clusters.slurm.script import executor, node_command
-from igpt.config import parse, read_yaml
+from igpt.config import override, parse, read_yaml
 from igpt.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -283,6 +284,39 @@ def test_a_wrong_cluster_file_says_what_is_wrong(text: str, told: str) -> None:
         parse(SlurmCluster, read_yaml(f"kind: slurm\n{text}", "slurm.yaml"))
     assert told in str(caught.value)
     assert "slurm.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("setup:\n  - module load cuda\n  - export HF_TOKEN=hunter\n", "line 4: setup.1"),
+        ("srun_args: ['--export=ALL,HF_TOKEN=hunter']", "line 2: srun_args.0"),
+        ("python: env HF_TOKEN=hunter python", "line 2: python"),
+        ("comment: HF_TOKEN=hunter", "line 2: comment"),
+        ("sbatch: {container-env: HF_TOKEN=hunter}", "line 2: sbatch"),
+        ("notify: {command: [tell, --hf-token, hunter]}", "line 2: notify.command"),
+    ],
+)
+def test_a_secret_in_what_is_recorded_is_refused_and_not_shown(text: str, place: str) -> None:
+    document = read_yaml(f"kind: slurm\n{text}", "slurm.yaml")
+    with pytest.raises(UserError) as caught:
+        parse(SlurmCluster, document)
+    assert f"slurm.yaml, {place}" in str(caught.value)
+    assert "a secret (" in str(caught.value)
+    assert "export NAME=$(cat ~/.name)" in str(caught.value)
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["python=env HF_TOKEN=hunter python", "setup=[TOKEN=hunter]"])
+def test_a_secret_in_an_override_is_not_shown(given: str) -> None:
+    with pytest.raises(UserError, match=r"override (python|setup): ") as caught:
+        parse(SlurmCluster, override(read_yaml("kind: slurm", "slurm.yaml"), [given]))
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_setup_may_read_secrets() -> None:
+    lines = ["export HF_TOKEN=$(cat ~/.key)", 'export KEY="$HF_TOKEN"', "source ~/.secrets"]
+    assert SlurmCluster(setup=lines, notify=NotifyConfig(command=("tell", "me"))).setup == lines
 
 
 def test_the_plan_says_where_ray_is_started() -> None:

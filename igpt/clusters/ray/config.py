@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import ClusterConfig, Limits
-from igpt.config import Strict
+from igpt.config import Strict, WithheldValue
 from igpt.jobs.estimate import counted
-from igpt.runs.provenance import redact
+from igpt.runs.redaction import Recorded, written_secret
 
 #: Where Ray's dashboard, and with it the Jobs server, is on the head node.
 LOCAL_ADDRESS = "http://127.0.0.1:8265"
@@ -54,7 +54,7 @@ class RayCluster(ClusterConfig):
     resize_seconds: float = Field(
         default=60.0, gt=0, description="from one look for room for more workers to the next"
     )
-    python: str = Field(
+    python: Recorded = Field(
         default="python", description="runs the driver; ranks have the Python that Ray has"
     )
     variables: dict[str, str] = Field(
@@ -107,8 +107,8 @@ class RayCluster(ClusterConfig):
             words = shlex.split(value)
         except ValueError as error:
             raise ValueError(f"a command, such as python3: {error}") from None
-        if not words or any(_is_secret("", word) for word in words):
-            raise ValueError("a command, such as python3, without secrets")
+        if not words:
+            raise ValueError("a command, such as python3")
         return value
 
     @field_validator("variables")
@@ -117,9 +117,9 @@ class RayCluster(ClusterConfig):
         if "CUDA_VISIBLE_DEVICES" in value:
             raise ValueError("no CUDA_VISIBLE_DEVICES: Ray sets it, by gpus_per_worker")
         # Ray shows a job's environment to everybody who can look at its jobs.
-        secret = sorted(name for name, text in value.items() if _is_secret(name, text))
+        secret = sorted(name for name, text in value.items() if written_secret(f"{name}={text}"))
         if secret:
-            raise ValueError(
+            raise WithheldValue(
                 f"no secrets, such as {', '.join(secret)}: Ray shows these to everybody; give the "
                 "nodes their credentials where Ray is started"
             )
@@ -166,8 +166,3 @@ class RayCluster(ClusterConfig):
     def limits(self) -> Limits:
         """Its grace, and the device that the file names."""
         return Limits(self.grace_seconds, self.device)
-
-
-def _is_secret(name: str, text: str) -> bool:
-    line = f"{name}={text}" if name else text
-    return redact(line) != line

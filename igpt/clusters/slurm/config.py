@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from igpt.clusters.base import ClusterConfig, Limits
 from igpt.clusters.figures import FiguresConfig
+from igpt.runs.redaction import Recorded, without_secret
 
 #: Flags that are ours to set; `sbatch:` may not name them.
 _OURS = frozenset(
@@ -57,23 +58,23 @@ class SlurmCluster(ClusterConfig):
     gres: str | None = None
     licenses: str | None = None
     wckey: str | None = None
-    comment: str | None = None
+    comment: Recorded | None = None
     exclusive: bool = Field(default=False, description="no other job on the nodes")
     mail_user: str | None = None
     mail_type: str | None = Field(default=None, description="e.g. END,FAIL,REQUEUE")
     sbatch: dict[str, str | int | Literal[True]] = Field(
         default_factory=dict, description="any other flag of sbatch, without its dashes"
     )
-    srun_args: list[str] = Field(
+    srun_args: list[Recorded] = Field(
         default_factory=list, description="further arguments of srun, e.g. a container's"
     )
     ray: Literal["auto", "always"] = Field(
         default="auto", description="started inside the job: for what runs on Ray, or for all"
     )
-    setup: list[str] = Field(
+    setup: list[Recorded] = Field(
         default_factory=list, description="shell lines before the ranks start, e.g. module load"
     )
-    python: str | None = Field(
+    python: Recorded | None = Field(
         default=None, description="command that runs Python on the nodes; null: the client's own"
     )
     network_interface: str | None = Field(
@@ -104,6 +105,7 @@ class SlurmCluster(ClusterConfig):
         for key, given in value.items():
             if found := _control(f"{key}{given}"):
                 raise ValueError(f"{key!r}: {found!r} would end the line of the flag, or damage it")
+            without_secret(f"{key}={given}")
         return value
 
     @field_validator("sbatch")
