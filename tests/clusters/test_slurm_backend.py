@@ -10,11 +10,11 @@ from igpt.clusters.kinds import backend_of
 from igpt.clusters.slurm import backend
 from igpt.clusters.slurm.client import Slurm
 from igpt.clusters.slurm.config import SlurmCluster
-from igpt.clusters.slurm.jobs import write_job
+from igpt.clusters.slurm.jobs import read_job, write_job
 from igpt.clusters.slurm.place import job_folder
 from igpt.clusters.submission import launch
 from igpt.config import dump_yaml
-from igpt.errors import Superseded, UserError
+from igpt.errors import Superseded, Unreachable, UserError
 from igpt.runs import Run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.archive import PLAIN, File, digest_of
@@ -102,6 +102,48 @@ def test_a_stopped_run_that_slurm_refuses_says_so_and_can_be_resumed_again(
         now = status(run)
         assert (now.state, now.exit_code) == (RunState.FAILED, 2)
         assert "invalid partition" in now.reason
+
+
+#: An sbatch whose job is in the queue, whatever it says then.
+TAKEN = (
+    """name="$(sed -n 's/^#SBATCH --job-name=//p' "$1")"\n"""
+    """folder="$(sed -n 's/^#SBATCH --chdir=//p' "$1")"\n"""
+    """echo "18|PENDING|None|$name|$folder" > "$here/queue"\n"""
+)
+
+
+def answers(slurm: Path, text: str) -> None:
+    """Makes sbatch another script."""
+    (slurm / "sbatch").write_text(f'#!/bin/sh\nhere="$(dirname "$0")"\n{text}\n')
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "echo 'sbatch: error: Batch job submission failed: Message receive failure' >&2; exit 1",
+        "echo 'sbatch: error: Batch job submission failed: Unspecified error' >&2; exit 1",
+        "echo 'welcome to the site'; exit 0",
+        "kill -9 $$",
+    ],
+)
+def test_a_job_that_is_in_the_queue_is_the_runs_whatever_sbatch_said(
+    run: Run, slurm: Path, answer: str
+) -> None:
+    (slurm / "known").write_text(f"NODE_FAIL|0:0|{run.id}\n")
+    answers(slurm, TAKEN + answer)
+    resume(run)
+    assert (read_job(run, 2) or {})["job"] == "18"
+    assert status(run).state is RunState.QUEUED
+
+
+def test_a_submission_without_an_answer_is_no_refusal(run: Run, slurm: Path) -> None:
+    """The job may come into the queue yet, and the record is how it is found again."""
+    (slurm / "known").write_text(f"NODE_FAIL|0:0|{run.id}\n")
+    answers(slurm, "echo welcome to the site")
+    with pytest.raises(Unreachable, match="welcome to the site"):
+        resume(run)
+    assert run.record.exists(cluster_key(2))
+    assert status(run).state is RunState.SUBMITTED
 
 
 def test_who_comes_second_for_an_attempt_leaves_nothing_of_it(

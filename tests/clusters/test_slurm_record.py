@@ -258,6 +258,11 @@ def test_an_administrators_scancel_is_told_from_a_preemption_and_a_time_limit(
         ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", 2),
         ("Unable to contact slurm controller (connect failure)", 3),
         ("Batch job submission failed: Socket timed out on send/recv operation", 3),
+        ("Batch job submission failed: Zero Bytes were transmitted or received", 3),
+        ("Batch job submission failed: Message receive failure", 3),
+        ("Batch job submission failed: Message send failure", 3),
+        ("Batch job submission failed: Slurm backup controller in standby mode", 3),
+        ("", 3),  # sbatch was killed
         ("sbatch: fatal: Could not establish a configuration source", 3),  # no cluster's machine
     ],
 )

@@ -76,11 +76,10 @@ class SlurmBackend:
             snapshot.unpack(run.root, launch.code, self.cluster.shared_folder() / "code")
         try:
             job = executor(self.cluster, launch).submit_command(node_command(self.cluster, launch))
-        except (FailedJobError, FailedSubmissionError) as error:
-            refusal = client.rejected(str(error))
-            if isinstance(refusal, UserError):
-                raise refusal from None
-            job = self._despite(run, refusal)
+        except FailedJobError as error:
+            job = self._despite(run, client.rejected(str(error)))
+        except FailedSubmissionError as error:
+            job = self._despite(run, client.unanswered(str(error).partition("\n")[0]))
         except OSError as error:  # sbatch may have answered already
             full = f"{folder}: {error.strerror or error}"
             job = self._despite(run, Unreachable(full, mend="Make room in the shared folder"))
@@ -192,6 +191,8 @@ class SlurmBackend:
         """The job that sbatch submitted although its answer was lost; else raises the error."""
         SLURM.forget()
         found = self._unrecorded(run)
+        if found is None and isinstance(error, UserError):
+            raise error
         if found is None:
             then = f"then igpt-jobs resume {run.id}"
             raise type(error)(error.what, mend=f"{error.mend}; {then}" if error.mend else then)

@@ -29,6 +29,10 @@ _AWAY = (
     "slurm temporarily unable",
     "authentication",
     "could not establish a configuration source",
+    "zero bytes were transmitted or received",
+    "message receive failure",
+    "message send failure",
+    "standby mode",
 )
 
 
@@ -210,12 +214,20 @@ def check_login_node() -> None:
 def rejected(words: str) -> UserError | Unreachable:
     """The error for a submission that sbatch refused, by its own words."""
     said = " ".join(words.replace("sbatch: error: ", "").split())
+    if not said:  # it was killed, and the controller may have the job
+        return unanswered("it ended without a word")
     if any(away in said.lower() for away in _AWAY):
-        return Unreachable(
-            f"Slurm cannot be reached: {said}", mend="`scontrol ping` shows whether it is back"
-        )
+        return Unreachable(f"Slurm cannot be reached: {said}", mend=_WHETHER_BACK)
     return UserError(
         f"Slurm refused the job: {said}",
         expected="partition, account, qos, time and sizes that this cluster grants",
         mend="Change the cluster file; `sinfo -o '%P %l %D %c %m %G'` shows what there is",
     )
+
+
+def unanswered(words: str) -> Unreachable:
+    """The error for a submission of which sbatch does not say whether it was made."""
+    return Unreachable(f"sbatch gave no answer that is understood: {words}", mend=_WHETHER_BACK)
+
+
+_WHETHER_BACK = "`scontrol ping` shows whether it is back"
