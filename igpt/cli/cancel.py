@@ -1,11 +1,13 @@
 """`igpt-jobs cancel RUN`."""
 
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from igpt.cli.common import JsonOption, RunArgument, StoreOption, print_json, run_of, say
+from igpt.cli.follow import Looks
 from igpt.clusters import cancel, pursue_cancel, status
 from igpt.runs.state import RunState
 
@@ -24,16 +26,16 @@ def command(
     Example: igpt-jobs cancel pretrain-1a2b3c4d
     """
     found = run_of(run, store)
-    now, asked = cancel(found), time.monotonic()
-    while wait and now.state.active:
+    looks, asked = Looks(cancel(found)), time.monotonic()
+    while wait and looks.seen.open:
         time.sleep(0.3)
-        if time.monotonic() - asked > _ASK_SECONDS:
-            asked, now = time.monotonic(), pursue_cancel(found)
-        else:
-            now = status(found)
+        due = time.monotonic() - asked > _ASK_SECONDS
+        looks.again(partial(pursue_cancel if due else status, found))
+        asked = time.monotonic() if due else asked
+    now = looks.seen
     if as_json:
         print_json({"run": found.id, "state": now.state})
-    elif now.state.active:
+    elif now.state.active or now.state is RunState.STALLED:
         say(f"{found.id} is asked to stop; igpt-jobs status {found.id} says when it has")
     elif now.state is RunState.CANCELLED:
         say(f"{found.id} cancelled; {now.next}")

@@ -1,22 +1,51 @@
 """Watching one run to its end: a live bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from igpt.cli.common import console, say
 from igpt.clusters import status
+from igpt.errors import Unreachable
 from igpt.jobs.context import progress_line
 from igpt.runs import Run
-from igpt.runs.state import RunState, Status
+from igpt.runs.state import Heartbeat, RunState, Status
 
 LOOK_SECONDS = 0.5
 LOOK_SECONDS_REMOTE = 2.0  # each look is some ten requests
 _PLAIN_SECONDS = 15.0
+
+T = TypeVar("T")
+
+
+class Looks(Generic[T]):
+    """Looks after a first one that was answered; a store that is away since is said to be, once."""
+
+    def __init__(self, first: T) -> None:
+        self.seen = first  # what was seen last
+        self._away = False
+
+    def again(self, look: Callable[[], T]) -> None:
+        """Looks once more; while the store is away, what was seen stays as it is."""
+        why = ""
+        try:
+            self.seen = look()
+        except Unreachable as error:
+            why = error.what
+        self._away = tell_away(why, self._away)
+
+
+def tell_away(why: str, away: bool) -> bool:
+    """Says once that the store is away, and once that it is back; returns whether it is away."""
+    if why and not away:
+        say(f"no answer from the store, asking again: {why}")
+    if away and not why:
+        say("the store answers again")
+    return bool(why)
 
 
 def follow(run: Run, *, label: str | None = None) -> Status:
@@ -26,17 +55,22 @@ def follow(run: Run, *, label: str | None = None) -> Status:
     """
     screen = console(stderr=True)
     poll = LOOK_SECONDS if run.record.local_path("spec.yaml") else LOOK_SECONDS_REMOTE
+
+    def look() -> tuple[Status, Heartbeat | None]:
+        return status(run), run.heartbeat()
+
     try:
         with (
             _bar(screen, label or run.id) if screen.is_terminal else _lines(label or run.id)
         ) as show:
+            looks = Looks(look())
             while True:
-                now = status(run)
-                heartbeat = run.heartbeat()
+                now, heartbeat = looks.seen
                 show(now, heartbeat.progress if heartbeat else {})
-                if not now.state.active:
+                if not now.open:
                     return now
                 time.sleep(poll)
+                looks.again(look)
     except KeyboardInterrupt:
         say(f"\n{run.id} goes on without you: igpt-jobs status {run.id}")
         raise
@@ -68,7 +102,8 @@ def _bar(screen: Console, label: str) -> Iterator[Any]:
             if now.state is RunState.FINISHED:  # the last heartbeat may still be on its way
                 progress.update(task, completed=total or 1, total=total or 1, detail="finished")
             else:
-                detail = progress_line(fields) or str(now.state)
+                said = "" if now.held else progress_line(fields)
+                detail = said or str(now.state)
                 progress.update(task, completed=done or 0, total=total, detail=detail)
 
         yield show
@@ -82,12 +117,13 @@ def _lines(label: str) -> Iterator[Any]:
     def show(now: Status, fields: dict[str, Any]) -> None:
         nonlocal last, said
         done = fields.get("done")
-        if not now.state.active:
+        if not now.open:
             return  # whoever follows says how it ended
         changed = now.state != last[0]
         due = done != last[1] and time.monotonic() - said > _PLAIN_SECONDS
         if changed or due:
-            say(f"{label} {now.state}  {progress_line(fields)}".rstrip())
+            how = f": {now.reason}; {now.next}" if now.held else f"  {progress_line(fields)}"
+            say(f"{label} {now.state}{how}".rstrip())
             last, said = (now.state, done), time.monotonic()
 
     yield show

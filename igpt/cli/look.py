@@ -89,6 +89,7 @@ class Watched:
             attempts=attempts(numbers, claims, run.events(LIFE), now.state),
             last_checkpoint=last_checkpoint(run, claims),
             losses=tuple(self._losses),
+            held=now.held,
         )
 
     def _left(self, beat: Heartbeat, attempt: int) -> float | None:

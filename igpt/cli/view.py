@@ -105,11 +105,12 @@ class RunView:
     attempts: Sequence[Attempt]
     last_checkpoint: Checkpoint | None
     losses: Sequence[Loss]
+    held: bool = False  # silent, but its cluster still has it
 
     def plain(self) -> dict[str, Any]:
         """The view for JSON, without the history of losses, which is in the metrics."""
         body = asdict(self)
-        del body["losses"], body["exit_code"]
+        del body["losses"], body["exit_code"], body["held"]
         return body
 
 
@@ -227,7 +228,10 @@ def changes(before: RunView | None, after: RunView) -> list[str]:
     ]
     if after.last_checkpoint and (not before or before.last_checkpoint != after.last_checkpoint):
         lines.append(f"checkpoint of step {after.last_checkpoint.step:,}")
-    if before is None or (before.state, before.reason) != (after.state, after.reason):
+    still = before is not None and before.held and after.held  # how long it is silent is no news
+    if not still and (
+        before is None or (before.state, before.reason) != (after.state, after.reason)
+    ):
         lines.append(str(after.state) + (f": {after.reason}" if after.reason else ""))
     return lines
 

@@ -18,7 +18,7 @@ from rich.live import Live
 
 from igpt.cli.common import StoreOption, console, out, run_of, say, store_of
 from igpt.cli.draw import RunScreen, TableScreen, Trouble
-from igpt.cli.follow import LOOK_SECONDS, LOOK_SECONDS_REMOTE
+from igpt.cli.follow import LOOK_SECONDS, LOOK_SECONDS_REMOTE, tell_away
 from igpt.cli.look import Watched, is_near
 from igpt.cli.view import (
     RECENT_SECONDS,
@@ -135,7 +135,7 @@ class OneRun:
         return LOOK_SECONDS if self._near and seen.cluster == "local" else LOOK_SECONDS_REMOTE
 
     def ended(self, seen: RunView) -> bool:
-        return not seen.state.active
+        return not (seen.state.active or seen.held)
 
     def screen(self, seen: RunView, now: float, trouble: Trouble | None) -> RenderableType:
         return RunScreen(seen, now, trouble)
@@ -144,7 +144,7 @@ class OneRun:
         lines = changes(before, after)
         if progress and after.state.active and (text := progress_text(after)):
             lines.append(text)
-        if self.ended(after) and after.next:
+        if (self.ended(after) or (after.held and not (before and before.held))) and after.next:
             lines.append(after.next)
         return [f"{after.run}  {line}" for line in lines]
 
@@ -243,7 +243,7 @@ def _lines(subject: Subject[T]) -> Iterator[Show[T]]:
 
     def show(seen: T, when: float, why: str) -> None:
         nonlocal before, away, said
-        away = _tell(why, away)
+        away = tell_away(why, away)
         if why:
             return
         due = time.monotonic() - said > _PLAIN_SECONDS
@@ -262,17 +262,8 @@ def _json_lines(subject: Subject[T]) -> Iterator[Show[T]]:
 
     def show(seen: T, when: float, why: str) -> None:
         nonlocal away
-        away = _tell(why, away)
+        away = tell_away(why, away)
         if not why:
             out(json.dumps({"time": when, **subject.document(seen)}))
 
     yield show
-
-
-def _tell(why: str, away: bool) -> bool:
-    """Says once that the store is away, and once that it is back; returns whether it is away."""
-    if why and not away:
-        say(f"no answer from the store, asking again: {why}")
-    if away and not why:
-        say("the store answers again")
-    return bool(why)

@@ -4,6 +4,7 @@ The record comes first, then the backend. A run that should be alive and gives n
 `stalled`; it is never "running" for ever. What waits in a scheduler's queue need not give any.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,9 @@ from igpt.runs.events import Event
 
 #: A client that wrote its intent has this long to launch before the run counts as an orphan.
 LAUNCH_GRACE = 60.0
+#: A silent run that its cluster still has goes on by itself within this time, if it does at all: a
+#: scheduler finds out about a lost node, and starts the job again.
+HELD_SECONDS = 900.0
 
 
 class RunState(StrEnum):
@@ -41,6 +45,12 @@ class Status:
     reason: str = ""
     next: str = ""
     exit_code: int = 0
+    held: bool = False  # stalled, but its cluster has it still
+
+    @property
+    def open(self) -> bool:
+        """Whether more is to be expected without anybody's doing."""
+        return self.state.active or self.held
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,14 @@ def derive(
         silent = f"no sign of life for {now - last:.0f} s"
         if sight.reason:
             silent = f"{silent} ({sight.reason})"
-        return Status(RunState.STALLED, silent, resume, 6)
+        left = HELD_SECONDS - (now - last)
+        if not sight.alive or left <= 0:
+            return Status(RunState.STALLED, silent, resume, 6)
+        held = (
+            "its cluster still has it, and most likely it goes on by itself; "
+            f"if it is silent for {math.ceil(left / 60)} min more, {resume}"
+        )
+        return Status(RunState.STALLED, silent, held, 6, held=True)
     if heartbeat and heartbeat.phase == "running":
         return Status(RunState.RUNNING)
     wanted = heartbeat.progress.get("waiting_for") if heartbeat else None

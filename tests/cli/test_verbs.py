@@ -2,20 +2,31 @@
 
 import json
 import os
+import platform
 import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from igpt.clusters import status
+from igpt.clusters.files import cluster_key
+from igpt.clusters.local.place import process_started
+from igpt.config import dump_yaml
 from igpt.runs import Run, create_run, find_run
 from igpt.runs import events as ev
+from igpt.runs.events import write_event
 from igpt.runs.state import RunState
-from igpt.storage import Store
+from igpt.storage import Store, open_store
 from tests.cli.command import igpt
 from tests.support import study
+from tests.support.proxy import meddling_proxy
+from tests.support.s3_server import S3Server
 
 LONG = ("schedule.steps=100000", "checkpoints.every_steps=20")
 
@@ -91,6 +102,82 @@ def test_control_c_leaves_a_followed_run_alive(root: Store, tmp_path: Path) -> N
         follower.kill()
         follower.communicate()
     assert status(run).state.active
+
+
+def test_waiting_goes_on_when_the_store_was_away_meanwhile(
+    s3_server: S3Server, s3_bucket: str, tmp_path: Path
+) -> None:
+    """For longer than a single request is tried: the run itself waits for an hour."""
+    run = recorded(open_store(f"{s3_bucket}/study"))
+    run.event(ev.LAUNCHED, writer="client", attempt=1)
+    away = threading.Event()
+    answers: list[int] = []
+
+    def meddle(_: bytes, part: bytes) -> bytes:
+        answers.append(len(part))
+        return b"" if away.is_set() else part
+
+    def wait(endpoint: str, verb: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "igpt.cli", verb, run.id, "--wait", "--store", run.root.uri],
+            cwd=tmp_path,
+            env=os.environ | {"AWS_ENDPOINT_URL": endpoint},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with meddling_proxy(s3_server.endpoint, meddle) as endpoint, ExitStack() as stack:
+        looking, cancelling = wait(endpoint, "status"), wait(endpoint, "cancel")
+        stack.callback(looking.kill)
+        stack.callback(cancelling.kill)
+        study.until(lambda: run.last_event(ev.CANCEL_REQUESTED), "it is asked to stop")
+        before = len(answers)
+        study.until(lambda: len(answers) > before + 60, "both look on")
+        away.set()
+        assert looking.stderr
+        assert "queued" in looking.stderr.readline()
+        for waiting in (looking, cancelling):
+            assert waiting.stderr
+            assert "no answer from the store" in waiting.stderr.readline()
+        away.clear()
+        run.event(ev.CANCELLED, writer="supervisor", attempt=1)
+        shown, told = looking.communicate(timeout=60)
+        assert told == "the store answers again\n"
+        assert (looking.returncode, "cancelled: by the user" in shown) == (5, True)
+        _, told = cancelling.communicate(timeout=60)
+        assert (cancelling.returncode, f"{run.id} cancelled" in told) == (0, True)
+
+
+@pytest.mark.parametrize("verb", [("status", "--wait"), ("watch",)], ids=lambda verb: verb[0])
+def test_a_silent_run_that_its_cluster_still_has_is_waited_for(
+    verb: tuple[str, ...], store: Store, tmp_path: Path
+) -> None:
+    run = recorded(store)
+    begun = time.time() - 500
+    me = {"pid": os.getpid(), "started": process_started(os.getpid()), "host": platform.node()}
+    for kind, fields in ((ev.SUBMITTED, {}), (ev.LAUNCHED, me)):
+        write_event(run.record, kind, writer="client", time=begun, attempt=1, **fields)
+    run.record.put(cluster_key(1), dump_yaml(study.cluster()).encode())
+    silent = {"time": begun, "phase": "running", "host": platform.node(), "progress": {}}
+    run.record.put("attempts/0001/heartbeat.json", json.dumps(silent).encode())
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "igpt.cli", *verb, run.id, "--store", store.uri],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert waiting.stdout
+        assert any("no sign of life for" in line for line in waiting.stdout)
+        run.beat(1, "running", {})
+        assert any("running" in line for line in waiting.stdout)
+        run.event(ev.CANCELLED, writer="supervisor", attempt=1)
+        assert waiting.wait(60) == 5
+    finally:
+        waiting.kill()
+        waiting.communicate()
 
 
 def test_a_terminal_that_wants_no_colour_gets_plain_lines(root: Store, tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ def test_what_is_next_is_what_a_failure_would_cost() -> None:
     assert what_next(replace(VIEW, next="resume it")) == "resume it"
 
 
+def test_how_long_a_run_is_silent_is_no_news() -> None:
+    silent = replace(VIEW, state=RunState.STALLED, reason="no sign of life for 61 s", held=True)
+    later = replace(silent, reason="no sign of life for 63 s")
+    assert changes(VIEW, silent) == ["stalled: no sign of life for 61 s"]
+    assert changes(silent, later) == []
+
+
 def test_only_what_is_new_is_told() -> None:
     assert changes(VIEW, replace(VIEW, progress={**PROGRESS, "done": 1_300})) == []
     first = changes(None, VIEW)

@@ -140,6 +140,23 @@ def test_a_stalled_run_says_what_to_do() -> None:
     assert "igpt-jobs resume a-1" in stalled.next
 
 
+@pytest.mark.parametrize(
+    ("beat", "alive", "waited_for"),
+    [(900.0, True, True), (900.0, None, False), (900.0, False, False), (90.0, True, False)],
+)
+def test_a_silent_run_is_waited_for_while_its_cluster_has_it_but_not_for_ever(
+    beat: float, alive: bool | None, waited_for: bool
+) -> None:
+    """A scheduler finds out about a lost node after minutes, and starts the job again itself."""
+    early = [event(ev.SUBMITTED, 80.0), event(ev.LAUNCHED, 81.0)]
+    silent = stand(early, beat=beat, alive=alive)
+    assert (silent.state, silent.exit_code) == (RunState.STALLED, 6)
+    assert (silent.held, silent.open) == (waited_for, waited_for)
+    assert ("its cluster still has it" in silent.next) == waited_for
+    assert ("for 14 min more, igpt-jobs resume a-1" in silent.next) == waited_for
+    assert "igpt-jobs resume a-1" in silent.next
+
+
 def test_failures_and_cancellations_count_since_the_last_launch() -> None:
     asked = event(ev.CANCEL_REQUESTED, 995.0)
     resumed = event(ev.SUBMITTED, 996.0, 2)
