@@ -18,6 +18,8 @@ LAUNCH_GRACE = 60.0
 #: A silent run that its cluster still has goes on by itself within this time, if it does at all: a
 #: scheduler finds out about a lost node, and starts the job again.
 HELD_SECONDS = 900.0
+#: A job that runs gives its first sign of life within this time, whatever its setup has to load.
+STARTING_SECONDS = 1800.0
 
 
 class RunState(StrEnum):
@@ -70,6 +72,8 @@ class Sight:
     alive: bool | None = None  # None where it cannot be known from here
     waiting: bool = False  # alive in the scheduler's queue: nobody beats a heart there
     reason: str = ""  # in the scheduler's words
+    running_seconds: float | None = None  # of the job since it last started, where that is known
+    mend: str = ""  # where to look, and what ends the job, where it runs without a sign of life
 
 
 def derive(
@@ -124,11 +128,20 @@ def derive(
         if sight.reason:
             why = f"{why} ({sight.reason})"
         return Status(RunState.STALLED, why, resume, 6)
+    ran = sight.running_seconds
+    if heartbeat and ran is not None and now - heartbeat.time > ran + stalled_after:
+        heartbeat = None  # of an earlier start of the job, however clocks differ
     if heartbeat is None and sight.reason:
         # The scheduler has it, and had it for as long as it liked: only what runs can be silent.
+        if ran is not None and ran > STARTING_SECONDS:
+            silent = f"started {ran // 60:.0f} min ago and gave no sign of life ({sight.reason})"
+            mend = f"{sight.mend}, then {resume}" if sight.mend else resume
+            return Status(RunState.STALLED, silent, mend, 6)
         return Status(RunState.QUEUED, f"starting: {sight.reason}" if sight.alive else sight.reason)
     # A clock that is ahead must not make a dead run look alive for long.
     last = min(now, max(heartbeat.time if heartbeat else 0.0, since[-1].time))
+    if ran is not None:
+        last = max(last, now - ran)
     if now - last > stalled_after:
         silent = f"no sign of life for {now - last:.0f} s"
         if sight.reason:

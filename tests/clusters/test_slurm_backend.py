@@ -1,5 +1,7 @@
 """What a client does with a run on Slurm, whose commands are scripts here."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -70,8 +72,8 @@ def run(store: Store, cluster: SlurmCluster) -> Run:
     return run
 
 
-def queued(slurm: Path, run: Run, state: str, folder: Path) -> None:
-    (slurm / "queue").write_text(f"17|{state}|None|{run.id}|{folder}\n")
+def queued(slurm: Path, run: Run, state: str, folder: Path, ran: str = "0:00") -> None:
+    (slurm / "queue").write_text(f"17|{state}|{ran}|None|{run.id}|{folder}\n")
 
 
 def keys(store: Store) -> list[str]:
@@ -108,7 +110,7 @@ def test_a_stopped_run_that_slurm_refuses_says_so_and_can_be_resumed_again(
 TAKEN = (
     """name="$(sed -n 's/^#SBATCH --job-name=//p' "$1")"\n"""
     """folder="$(sed -n 's/^#SBATCH --chdir=//p' "$1")"\n"""
-    """echo "18|PENDING|None|$name|$folder" > "$here/queue"\n"""
+    """echo "18|PENDING|0:00|None|$name|$folder" > "$here/queue"\n"""
 )
 
 
@@ -177,6 +179,33 @@ def test_a_job_is_known_by_the_folder_that_it_was_submitted_with(
     assert status(run).state is RunState.QUEUED
     assert cancel(run).state is RunState.CANCELLED
     assert (slurm / "calls").read_text() == "--state=PENDING 17\n"
+
+
+def test_a_job_that_runs_and_gives_no_sign_of_life_is_not_starting_for_ever(
+    run: Run, cluster: SlurmCluster, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job_folder(cluster, run.uri)
+    queued(slurm, run, "RUNNING", folder, "29:59")
+    assert status(run).reason == "starting: Slurm job 17 is RUNNING"
+    monkeypatch.setattr(backend, "SLURM", Slurm())  # which remembers nothing
+    queued(slurm, run, "RUNNING", folder, "1-00:31:00")
+    now = status(run)
+    assert (now.state, now.exit_code) == (RunState.STALLED, 6)
+    assert "started 1471 min ago and gave no sign of life" in now.reason
+    assert (
+        f"see {folder}/17_*_log.err; `scancel 17` ends the job, then igpt-jobs resume" in now.next
+    )
+
+
+def test_a_job_that_slurm_has_started_again_is_not_silent_since_its_last_start(
+    run: Run, cluster: SlurmCluster, slurm: Path
+) -> None:
+    """It may have waited for hours in between."""
+    silent = {"time": time.time() - 7200, "phase": "running", "host": "n1", "progress": {}}
+    run.record.put("attempts/0001/heartbeat.json", json.dumps(silent).encode())
+    queued(slurm, run, "RUNNING", job_folder(cluster, run.uri), "1:05")
+    now = status(run)
+    assert (now.state, now.reason) == (RunState.QUEUED, "starting: Slurm job 17 is RUNNING")
 
 
 def test_a_job_of_another_run_with_the_same_number_is_left_alone(

@@ -191,7 +191,7 @@ def test_a_resume_begins_the_count_anew(run: Run) -> None:
 def queue(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `squeue` shows: job 17, which waits to start again. `scancel` empties it."""
     shown = tmp_path / "queue"
-    shown.write_text(f"17|PENDING|BeginTime|{run.id}|{job_folder(CLUSTER, run.uri)}\n")
+    shown.write_text(f"17|PENDING|0:00|BeginTime|{run.id}|{job_folder(CLUSTER, run.uri)}\n")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in {"squeue": f"cat {shown}", "scancel": f": > {shown}"}.items():

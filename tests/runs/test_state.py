@@ -157,6 +157,32 @@ def test_a_silent_run_is_waited_for_while_its_cluster_has_it_but_not_for_ever(
     assert "igpt-jobs resume a-1" in silent.next
 
 
+@pytest.mark.parametrize(
+    ("beat", "ran", "state"),
+    [
+        (None, None, RunState.QUEUED),
+        (None, 1800.0, RunState.QUEUED),
+        (None, 1801.0, RunState.STALLED),
+        (NOW - 10, 1801.0, RunState.RUNNING),
+        (NOW - 500, 0.0, RunState.QUEUED),  # the sign of life is of an earlier start
+        (NOW - 500, 430.0, RunState.QUEUED),
+        (NOW - 500, 501.0, RunState.STALLED),
+        (NOW - 70, 20.0, RunState.RUNNING),
+    ],
+)
+def test_a_job_is_starting_for_half_an_hour_at_most(
+    beat: float | None, ran: float | None, state: RunState
+) -> None:
+    heartbeat = None if beat is None else Heartbeat(beat, "running", "host", {})
+    sight = Sight(True, reason="job 17 is RUNNING", running_seconds=ran, mend="see job.log")
+    stands = derive("a-1", OLD, result=False, heartbeat=heartbeat, now=NOW, sight=sight)
+    assert stands.state is state
+    if beat is None and state is RunState.STALLED:
+        assert stands.reason == "started 30 min ago and gave no sign of life (job 17 is RUNNING)"
+        assert stands.next.startswith("see job.log, then igpt-jobs resume a-1")
+        assert not stands.open
+
+
 def test_failures_and_cancellations_count_since_the_last_launch() -> None:
     asked = event(ev.CANCEL_REQUESTED, 995.0)
     resumed = event(ev.SUBMITTED, 996.0, 2)

@@ -104,7 +104,8 @@ class SlurmBackend:
         """What Slurm says of the run's job: its queue first, then its memory."""
         found = self._job(run)
         if found is not None:
-            return Sight(True, found.idle, found.described)
+            mend = f"see {found.folder}/{found.job}_*_log.err; `scancel {found.job}` ends the job"
+            return Sight(True, found.idle, found.described, found.running_seconds, mend)
         if SLURM.queue() is None:
             return Sight(None, reason="Slurm cannot be asked from here")
         job = recorded_job(run)

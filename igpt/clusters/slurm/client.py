@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from igpt.clusters.slurm.config import seconds_of
 from igpt.errors import Unreachable, UserError
 
 _SECONDS = 60.0  # a busy controller answers slowly
@@ -50,6 +51,7 @@ class QueuedJob:
 
     job: str
     state: str  # PENDING, RUNNING, ...
+    ran: str  # since it last started, as 1-02:03:04, 2:03:04 or 3:04
     reason: str
     name: str
     folder: str  # its working directory
@@ -63,6 +65,14 @@ class QueuedJob:
     def idle(self) -> bool:
         """Whether nothing of it runs now, so that no sign of life can come."""
         return self.waiting or self.state in ("SUSPENDED", "STOPPED", "COMPLETING", "STAGE_OUT")
+
+    @property
+    def running_seconds(self) -> float | None:
+        """How long it has run since it last started; None where it does not, or nobody knows."""
+        try:
+            return float(seconds_of(self.ran)) if self.state == "RUNNING" else None
+        except ValueError:
+            return None
 
     @property
     def described(self) -> str:
@@ -159,15 +169,15 @@ def _from_controller(job: str) -> KnownJob | None:
     return KnownJob(fields["JobState"], fields.get("ExitCode", "?"), fields.get("JobName", ""))
 
 
-_COLUMNS = "%i|%T|%r|%j|%Z"
+_COLUMNS = "%i|%T|%M|%r|%j|%Z"
 
 
 def parse_queue(text: str) -> dict[str, QueuedJob]:
     """The answer of `squeue -o` with our columns."""
     found = {}
     for line in text.splitlines():
-        parts = line.strip().split("|", 4)
-        if len(parts) == 5:
+        parts = line.strip().split("|", 5)
+        if len(parts) == 6:
             found[parts[0]] = QueuedJob(*parts)
     return found
 
