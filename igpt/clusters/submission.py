@@ -20,7 +20,7 @@ from igpt.clusters.standing import status
 from igpt.config import dump_yaml, plain
 from igpt.errors import Superseded, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared, find_job
-from igpt.jobs.waiting import check_can_finish, deferred, unfinished
+from igpt.jobs.waiting import check_can_finish, deferred, name_latest, unfinished
 from igpt.runs import Run, Spec, create_run, snapshot
 from igpt.runs import events as ev
 from igpt.runs.archive import Files
@@ -95,9 +95,11 @@ def propose(
     """Checks a job and its inputs; nothing is written where it is a dry run, and nothing started.
 
     folder: where relative paths begin. arguments: the command line, for the record. after: runs
-    that have to finish first; what they make is looked at when they have. Raises UserError where
+    that have to finish first; what they make is looked at when they have, and the pretraining among
+    them is the `latest`. Raises UserError where
     the input is wrong.
     """
+    config = name_latest(config, after)
     waiting = tuple(run for run in after if unfinished(run))
     check_can_finish(waiting)
     if waiting:

@@ -12,6 +12,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from igpt.config import Strict, nearest
 from igpt.errors import UserError
 from igpt.jobs.estimate import Need
@@ -25,6 +27,12 @@ class JobConfig(Strict):
     """Base of every job's configuration; `job` says which job the rest is for."""
 
     job: str
+
+
+class EvaluationConfig(JobConfig):
+    """Base of the configurations of jobs that work with a trained model."""
+
+    model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from igpt.data.index import SplitName
 from igpt.errors import UserError
-from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.base import EvaluationConfig, Job, Preparation, Prepared
 from igpt.jobs.estimate import (
     Inference,
     Need,
@@ -21,11 +21,10 @@ from igpt.model.config import ModelConfig
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
-class FeaturesConfig(JobConfig):
+class FeaturesConfig(EvaluationConfig):
     """Configuration of `features`."""
 
     job: Literal["features"] = "features"
-    model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
     untrained: bool = Field(default=False, description="the same network with its first weights")
     data: str | None = Field(default=None, description="shards; null: those of the model's run")
     splits: list[SplitName] = Field(default=list(SPLITS), min_length=1)

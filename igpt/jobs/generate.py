@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from igpt.data.index import Index, SplitName
 from igpt.errors import UserError
-from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.base import EvaluationConfig, Job, Preparation, Prepared
 from igpt.jobs.estimate import Inference, Need, counted, inference_memory
 from igpt.jobs.inputs import settle_evaluation
 
@@ -14,11 +14,10 @@ from igpt.jobs.inputs import settle_evaluation
 _PREFERRED: tuple[SplitName, ...] = ("test", "validation", "train")
 
 
-class GenerateConfig(JobConfig):
+class GenerateConfig(EvaluationConfig):
     """Configuration of `generate`."""
 
     job: Literal["generate"] = "generate"
-    model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
     data: str | None = Field(default=None, description="images to complete; null: the model's own")
     split: SplitName | None = Field(
         default=None, description="whose images; null: test, or else validation, or else train"

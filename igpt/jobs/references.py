@@ -7,6 +7,7 @@ is a run, `latest`, or the address of a checkpoint or of an exported folder.
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from igpt.errors import NotFound, UserError
@@ -96,6 +97,21 @@ def _one_checkpoint(root: Store, reference: str) -> str:
     folder = open_reference(root, reference)
     attempt = newest_attempt(folder.children(), folder)
     return f"{reference}/{attempt}" if attempt else reference
+
+
+def only_pretraining(after: Sequence[Run]) -> Run | None:
+    """The pretraining among the runs that one starts after: it is the latest, if there is one.
+
+    Raises UserError where there are several.
+    """
+    found = {run.id: run for run in after if run.spec().job == "pretrain"}
+    if len(found) > 1:
+        raise UserError(
+            f"model=latest does not say which of the pretraining runs to start after is meant: "
+            f"{', '.join(found)}",
+            mend="Name one: model=RUN",
+        )
+    return next(iter(found.values()), None)
 
 
 def latest_pretraining(root: Store) -> Run:

@@ -1,9 +1,10 @@
 """Runs that wait for others: what they read does not exist yet when they are submitted.
 
 Such a run's record names the runs it waits for among its inputs (`after`) and keeps the recipe as
-it was given; the digest of that identifies the work, as the names of runs are digests themselves.
-When its turn comes, the job's `prepare` is called as it would have been by the client, and what it
-finds is written into the record once, as `settled.json`.
+it was given, but for a `latest` model that one of them makes; the digest of that identifies the
+work, as the names of runs are digests themselves. When its turn comes, the job's `prepare` is
+called as it would have been by the client, and what it finds is written into the record once, as
+`settled.json`.
 """
 
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from igpt.config import load, plain
 from igpt.errors import NotFound, UserError
-from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.base import EvaluationConfig, Job, JobConfig, Preparation, Prepared
+from igpt.jobs.references import only_pretraining
 from igpt.runs import Run, Spec
 from igpt.runs.record import SETTLED, open_run
 from igpt.runs.state import RunState
@@ -40,12 +42,25 @@ def check_can_finish(runs: Iterable[Run]) -> None:
             )
 
 
+def name_latest(config: JobConfig, after: Sequence[Run]) -> JobConfig:
+    """The recipe with its model `latest` made the pretraining among `after`, where there is one.
+
+    after: the runs to start after; the latest model is what they make, not what others have made
+    meanwhile. Raises UserError where there are several pretrainings among them.
+    """
+    if not isinstance(config, EvaluationConfig) or config.model != "latest":
+        return config
+    made = only_pretraining(after)
+    return config.model_copy(update={"model": made.id}) if made else config
+
+
 def deferred(config: JobConfig, after: Sequence[Run], folder: Path) -> Prepared:
     """The submission of a run that waits: nothing it reads is looked at yet."""
+    model = {"model": config.model} if isinstance(config, EvaluationConfig) else {}
     return Prepared(
         config,
         inputs={"after": [run.id for run in after], "folder": str(folder)},
-        facts={"inputs": "are checked when the runs before it have finished"},
+        facts=model | {"inputs": "are checked when the runs before it have finished"},
     )
 
 

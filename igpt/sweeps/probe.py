@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from igpt.config import Strict
 from igpt.data import Index
 from igpt.errors import UserError
-from igpt.jobs.base import Job, JobConfig, Preparation, Prepared
+from igpt.jobs.base import EvaluationConfig, Job, Preparation, Prepared
 from igpt.jobs.estimate import Need, counted
 from igpt.jobs.features import SPLITS, features_need
 from igpt.jobs.inputs import settle_evaluation
@@ -35,11 +35,10 @@ class RayOptions(Strict):
     dashboard: bool = Field(default=False, description="serve the Ray dashboard during the sweep")
 
 
-class ProbeConfig(JobConfig):
+class ProbeConfig(EvaluationConfig):
     """Configuration of `probe`."""
 
     job: Literal["probe"] = "probe"
-    model: str = Field(default="latest", description="a run, latest, or a checkpoint's address")
     data: str | None = Field(default=None, description="shards; null: those of the model's run")
     subjects: list[Subject] = Field(default=["trained", "untrained", "raw pixels"], min_length=1)
     layers: Literal["all"] | list[int] = Field(default="all", description="last = after ln_f")

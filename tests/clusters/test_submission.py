@@ -3,6 +3,7 @@
 import json
 import signal
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from igpt.clusters import cancel, resume, status, submit
+from igpt.clusters import cancel, resume, status
 from igpt.clusters.attempts import wait_for_others
 from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.steering import code_of
+from igpt.clusters.submission import Proposal, accept, propose
 from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs import find_job
@@ -66,21 +68,30 @@ def submitted(store: Store, desk: Path, *arguments: str) -> Run:
     return open_run(store, json.loads(done.stdout)["run"])
 
 
-def after(store: Store, first: Run) -> Run:
-    """Draws an image from a model that another run has still to make."""
+def proposed(store: Store, *before: Run, model: str | None = None) -> Proposal:
+    """To draw an image from a model that another run, the first by default, has still to make."""
     job = find_job("generate")
-    config = load(job.config, f"model: {first.id}\nsamples: 1\ncompletions: 0", "drawn.yaml")
-    made = submit(
+    text = f"model: {model or before[0].id}\nsamples: 1\ncompletions: 0"
+    return propose(
         store,
         job,
-        config,
+        load(job.config, text, "drawn.yaml"),
         study.cluster(),
         folder=Path("/"),
         arguments=["test"],
         name="drawn",
-        after=[first],
+        after=before,
     )
-    return made.run
+
+
+def after(store: Store, *before: Run, model: str | None = None) -> Run:
+    """Draws an image when other runs have finished."""
+    return accept(proposed(store, *before, model=model)).run
+
+
+def recorded(store: Store, name: str, job: str = "pretrain", **inputs: Any) -> Run:
+    """A run that nobody has started."""
+    return create_run(store, job=job, name=name, config={}, inputs=inputs, status=Run.status)[0]
 
 
 def running(run: Run) -> None:
@@ -227,19 +238,31 @@ def test_a_run_that_waits_for_another_can_be_cancelled_and_resumed_to_wait_again
 def test_a_run_after_one_that_has_finished_starts_at_once(root: Store) -> None:
     first = study.start(root, study.cluster())
     assert study.ended(first).state is RunState.FINISHED
-    later = after(root, first)
+    another = recorded(root, "another")  # which finishes last
+    another.record.create("result.json", json.dumps({"time": time.time() + 60}).encode())
+    later = after(root, first, model="latest")
     assert not later.spec().is_deferred
+    assert later.spec().config["model"].startswith(f"runs/{first.id}/checkpoints/")
     assert study.ended(later).state is RunState.FINISHED
 
 
-def test_a_run_that_waits_says_for_which(store: Store) -> None:
-    def recorded(name: str, **inputs: Any) -> Run:
-        return create_run(
-            store, job="pretrain", name=name, config={}, inputs=inputs, status=Run.status
-        )[0]
+def test_the_latest_model_of_a_run_that_waits_is_that_of_the_pretraining_it_waits_for(
+    store: Store,
+) -> None:
+    first, second = recorded(store, "first"), recorded(store, "second")
+    shard = recorded(store, "shard", job="shard")
+    latest = proposed(store, shard, first, first, model="latest")
+    assert latest.spec.config["model"] == latest.facts["model"] == first.id
+    assert proposed(store, shard, model="latest").spec.config["model"] == "latest"
+    with pytest.raises(UserError, match=f"which .* {first.id}, {second.id}.* Name one: model=RUN"):
+        proposed(store, first, second, model="latest")
+    named = proposed(store, first, second, model=second.id)
+    assert named.spec.config["model"] == second.id
 
-    first = recorded("first")
-    second = recorded("second", after=[first.id], folder="/")
+
+def test_a_run_that_waits_says_for_which(store: Store) -> None:
+    first = recorded(store, "first")
+    second = recorded(store, "second", after=[first.id], folder="/")
     second.event(ev.SUBMITTED, writer="client", attempt=1)
     second.event(ev.LAUNCHED, writer="supervisor", attempt=1)
     requests = Requests(second, 0.1, signals=False)
