@@ -10,12 +10,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from igpt.config import Strict
-from igpt.data import Index
+from igpt.data import Dataset, Index, open_dataset
 from igpt.errors import UserError
 from igpt.jobs.base import EvaluationConfig, Job, Preparation, Prepared
 from igpt.jobs.estimate import Need, counted
 from igpt.jobs.features import SPLITS, features_need
 from igpt.jobs.inputs import settle_evaluation
+from igpt.jobs.references import open_reference
 from igpt.model.config import ModelConfig
 
 Subject = Literal["trained", "untrained", "raw pixels"]
@@ -89,8 +90,7 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
                 expected="train, validation and test",
                 mend="The probe chooses on validation and reports on test",
             )
-    if not index.classes:
-        raise UserError(f"{data} has no classes", expected="a labelled data set")
+    _check_labels(open_dataset(open_reference(preparation.root, data)), data)
     budgets = [size for size in config.budgets if size != "all"]
     if budgets and max(budgets) > index.splits["train"].samples:
         raise UserError(
@@ -129,6 +129,37 @@ def prepare(config: ProbeConfig, preparation: Preparation) -> Prepared:
         facts,
         _need(config, settled.shape, index),
     )
+
+
+def _check_labels(dataset: Dataset, data: str) -> None:
+    """Raises UserError where the labels of the splits are none to learn from.
+
+    They are read from the table of samples: one object, however many shards there are.
+    """
+    classes = dataset.index.classes
+    if len(classes) < 2:
+        raise UserError(
+            f"{data} has {'one class' if classes else 'no classes'}",
+            expected="a labelled data set of at least two classes",
+            mend="Name another: data=data/NAME",
+        )
+    for split in SPLITS:
+        labels = dataset.labels(split)
+        if unlabelled := int((labels < 0).sum()):
+            raise UserError(
+                f"{unlabelled:,} of the {len(labels):,} {split} images of {data} have no label",
+                expected="a label for each image of train, validation and test",
+                mend="Write the data again without them, for probes",
+            )
+    there = set(dataset.labels("train").tolist())
+    missing = [name for label, name in enumerate(classes) if label not in there]
+    if missing:
+        more = f" (nor of {len(missing) - 1} more)" if missing[1:] else ""
+        raise UserError(
+            f"the train split of {data} has no image of class {missing[0]!r}{more}",
+            expected=f"images of each of its {len(classes)} classes",
+            mend="Write the data again with some of that class in train, or without the class",
+        )
 
 
 def _need(config: ProbeConfig, shape: ModelConfig, index: Index) -> Need:

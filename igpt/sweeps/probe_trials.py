@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from igpt.data import Dataset, open_dataset
-from igpt.errors import IgptError
+from igpt.errors import DataCorrupt, IgptError, Unreachable, UserError
 from igpt.evaluation import (
     ProbeRow,
+    Subset,
     open_features,
     probe_layer,
     raw_pixels,
@@ -31,10 +32,11 @@ from igpt.evaluation import (
 from igpt.jobs.context import Context
 from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.entries.features import load_subject, make_features
+from igpt.jobs.explaining import explain
 from igpt.jobs.features import SPLITS
 from igpt.jobs.references import open_reference
+from igpt.runs.failures import FailureClass
 from igpt.runs.record import run_at
-from igpt.storage import open_store
 from igpt.storage.patience import insist
 from igpt.sweeps.probe import ProbeConfig
 from igpt.sweeps.ray_tune import run_trials
@@ -43,6 +45,14 @@ log = logging.getLogger("igpt")
 
 _LAYERS = "probe/layers"  # of the run's record
 
+#: What is raised for a trial's failure, by its class; the first explains more than the last.
+_RAISED: dict[FailureClass | None, type[Exception]] = {
+    FailureClass.USER_ERROR: UserError,
+    FailureClass.CORRUPT: DataCorrupt,
+    FailureClass.STORAGE: Unreachable,
+    FailureClass.OUT_OF_MEMORY: MemoryError,
+}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -50,8 +60,8 @@ class Trial:
 
     subject: str
     layer: int
-    features: str | None  # where the subject's features are; None: raw pixels
-    data: str
+    features: str | None  # where in the store the subject's features are; None: raw pixels
+    data: str  # a settled reference
     run: str  # its address
     l2: tuple[float, ...]
     budgets: tuple[Any, ...]
@@ -69,7 +79,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
         return {}
     data = dataset_of(context, config.data or "", context.run.spec().inputs["data"])
     places = _features(config, context, data)
-    trials = _trials(config, context, data, places)
+    trials = _trials(config, context, places)
     results = context.run.record.sub(_LAYERS)
     context.keeps_pieces(results)
     there = set(results.children())
@@ -97,7 +107,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     )
     context.check_stop()
     if errors:
-        raise IgptError(f"{len(errors)} of {len(trials)} layers failed; the first: {errors[0]}")
+        raise failure_of(errors, f"{len(errors)} of {len(trials)} layers failed")
     rows = [row for trial in trials for row in rows_from_json(results.get(trial.key))]
     context.run.record.put("probe/rows.json", rows_to_json(rows).encode())
     context.run.record.put("probe/rows.csv", rows_to_csv(rows).encode())
@@ -112,8 +122,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
 def run_trial(trial: Trial) -> None:
     """Fits every L2, budget and seed of one layer, on one thread, and keeps the rows."""
     with threadpool_limits(1):
-        data = open_dataset(trial.data)
-        parts = [split_subset(data, split, _x(trial, data, split)) for split in SPLITS]
+        parts, source_order = insist(partial(_read, trial), full=False)
         rows = probe_layer(
             *parts,
             subject=trial.subject,
@@ -121,10 +130,19 @@ def run_trial(trial: Trial) -> None:
             l2=trial.l2,
             budgets=trial.budgets,
             seeds=trial.seeds,
-            source_order=data.source_order("train"),
+            source_order=source_order,
         )
     results = run_at(trial.run).record.sub(_LAYERS)
     insist(partial(results.put, trial.key, rows_to_json(rows).encode()), full=False)
+
+
+def failure_of(errors: Sequence[Exception], what: str) -> Exception:
+    """What to raise for the failures of trials: of the class of the one that explains most."""
+    weights = {failure: weight for weight, failure in enumerate(_RAISED)}
+    explained = [explain(error)[1:] for error in errors]
+    failure, reason = min(explained, key=lambda one: weights.get(one[0], len(weights)))
+    raised = _RAISED.get(failure, IgptError)
+    return raised(f"{what}; the cause: {reason.strip().splitlines()[-1]}")
 
 
 def rows_to_csv(rows: Sequence[ProbeRow]) -> str:
@@ -152,12 +170,12 @@ def _features(config: ProbeConfig, context: Context, data: Dataset) -> dict[str,
         key = make_features(
             context, model, data, SPLITS, batch=config.batch, device=device, report=report
         )
-        places[subject] = (context.root.sub(key).uri, model.config.layers + 1)
+        places[subject] = (key, model.config.layers + 1)
     return places
 
 
 def _trials(
-    config: ProbeConfig, context: Context, data: Dataset, places: dict[str, tuple[str, int]]
+    config: ProbeConfig, context: Context, places: dict[str, tuple[str, int]]
 ) -> list[Trial]:
     trials = []
     for subject in config.subjects:
@@ -168,7 +186,7 @@ def _trials(
                 subject=subject,
                 layer=layer,
                 features=features,
-                data=open_reference(context.root, config.data or "").uri,
+                data=config.data or "",
                 run=context.run.uri,
                 l2=tuple(config.l2),
                 budgets=tuple(config.budgets),
@@ -179,7 +197,13 @@ def _trials(
     return trials
 
 
-def _x(trial: Trial, data: Dataset, split: str) -> NDArray[np.float16] | NDArray[np.float32]:
+def _read(trial: Trial) -> tuple[list[Subset], NDArray[np.int64]]:
+    """The samples of each split with the trial's features, and the order of those of train."""
+    root = run_at(trial.run).root
+    data = open_dataset(open_reference(root, trial.data))
     if trial.features is None:
-        return raw_pixels(data, split)
-    return open_features(open_store(trial.features)).layer(split, trial.layer)
+        parts = [split_subset(data, split, raw_pixels(data, split)) for split in SPLITS]
+    else:
+        features = open_features(root.sub(trial.features))
+        parts = [split_subset(data, split, features.layer(split, trial.layer)) for split in SPLITS]
+    return parts, data.source_order("train")

@@ -72,8 +72,8 @@ def run_trials(
     stop: Callable[[], bool],
     finished: Callable[[T, str], None],
     waiting: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """Calls `function` with each trial, several at once, one CPU each; returns what failed.
+) -> list[Exception]:
+    """Calls `function` with each trial, several at once, one CPU each; returns what they raised.
 
     cpus: how many at once; None is all that this process, or the cluster, may use.
     dashboard: whether a Ray of our own serves its dashboard; a cluster has one as it likes.
@@ -122,7 +122,7 @@ def run_trials(
             thread.submit(connect).result()
             _take_back(signal.SIGTERM)
             errors = thread.submit(fit).result().errors
-            return [str(error).strip().splitlines()[-1] for error in errors]
+            return [getattr(error, "cause", None) or error for error in errors]
         finally:
             thread.submit(ray.shutdown).result()
             shutil.rmtree(temporary, ignore_errors=True)

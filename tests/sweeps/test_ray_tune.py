@@ -67,6 +67,7 @@ errors = run_trials(
     waiting=lambda: signs.append(len(done)),
 )
 time.sleep(4)  # Ray's own handler would abort the process three seconds after a TERM
+errors = [f"{type(error).__name__}: {error}" for error in errors]
 print(json.dumps({"done": done, "errors": errors, "heard": heard, "signs": signs}))
 """
 
@@ -176,3 +177,15 @@ def test_a_sweep_on_this_machine_that_is_cancelled_goes_on_from_its_layers(root:
     assert len(run.record.children("probe/layers")) == 7
     assert kept == {key: run.record.get(f"probe/layers/{key}") for key in kept}
     assert [claim.workers for claim in run.claims()] == [1, 1]  # Ray is its other worker
+
+
+def test_what_a_layer_finds_wrong_is_the_users_to_mend_and_is_not_tried_again(root: Store) -> None:
+    trained = study.start(root, study.cluster(max_parallel=9), "schedule.steps=10")
+    assert study.ended(trained, 240).state is RunState.FINISHED
+    # What was there at submission may be gone since.
+    run = sweep(root, f"model={trained.id}", "subjects=[raw pixels]", "budgets=[40]")
+    root.delete(["data/digits/samples.parquet"])
+    ended = study.ended(run, 240)
+    assert (ended.state, ended.exit_code) == (RunState.FAILED, 2)
+    assert ended.reason.startswith("user-error: 1 of 1 layers failed; the cause: ")
+    assert len(run.claims()) == 1
