@@ -6,8 +6,9 @@ that dies in between leaves a run that `list` shows and `resume` adopts, never a
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from igpt.clusters.standing import status
 from igpt.config import dump_yaml, plain
 from igpt.errors import Superseded, UserError
 from igpt.jobs.base import Job, JobConfig, Preparation, Prepared, find_job
+from igpt.jobs.pins import hold_model, settle_again
 from igpt.jobs.waiting import check_can_finish, deferred, name_latest, unfinished
 from igpt.runs import Run, Spec, create_run, snapshot
 from igpt.runs import events as ev
@@ -38,6 +40,7 @@ class Proposal:
     cluster: ClusterConfig
     spec: Spec
     prepared: Prepared
+    prepare: Callable[[], Prepared]  # once more
     code: Snapshot
     files: Files
     origin: dict[str, Any]  # the provenance
@@ -55,6 +58,12 @@ class Proposal:
         if self.after:
             facts["after"] = ", ".join(run.id for run in self.after)
         return facts
+
+    def settled_again(self) -> "Proposal":
+        """The same on another checkpoint, as that of its model was dropped. Raises UserError."""
+        prepared = settle_again(self.prepared, self.prepare)
+        settled = {"config": plain(prepared.config), "inputs": prepared.inputs}
+        return replace(self, prepared=prepared, spec=self.spec.model_copy(update=settled))
 
     def forecast(self) -> Forecast:
         """What it will cost, and what will not fit."""
@@ -103,9 +112,11 @@ def propose(
     waiting = tuple(run for run in after if unfinished(run))
     check_can_finish(waiting)
     if waiting:
-        prepared = deferred(config, waiting, folder)
+        prepare = partial(deferred, config, waiting, folder)
     else:
-        prepared = job.prepare(config, Preparation(root, folder, cluster.most_workers, dry_run))
+        preparation = Preparation(root, folder, cluster.most_workers, dry_run)
+        prepare = partial(job.prepare, config, preparation)
+    prepared = prepare()
     spec = Spec(
         job=job.name,
         name=job.name if name is None else name,
@@ -114,7 +125,7 @@ def propose(
     )
     code, files = snapshot.take(Path(igpt.__file__).parent)
     origin = provenance(arguments, folder) | {"code": asdict(code)}
-    return Proposal(root, cluster, spec, prepared, code, files, origin, waiting)
+    return Proposal(root, cluster, spec, prepared, prepare, code, files, origin, waiting)
 
 
 def rehearse(proposal: Proposal) -> Submission:
@@ -127,7 +138,10 @@ def rehearse(proposal: Proposal) -> Submission:
 
 
 def accept(proposal: Proposal, *, new: bool = False) -> Submission:
-    """Starts what was proposed, unless the same work exists already."""
+    """Starts what was proposed, unless the same work exists already.
+
+    Where the checkpoint that it was settled on has been dropped since, it takes a newer one.
+    """
     root, cluster = proposal.root, proposal.cluster
     backend_of(cluster).check()
     check_writable(root)
@@ -142,6 +156,9 @@ def accept(proposal: Proposal, *, new: bool = False) -> Submission:
         new=new,
         status=status,
     )
+    if created and not spec.is_deferred and not hold_model(run, proposal.prepared.config):
+        run.delete()
+        return accept(proposal.settled_again(), new=new)
     if created:
         run.record.put("provenance.json", origin.encode())
         snapshot.publish(root, proposal.code, proposal.files)

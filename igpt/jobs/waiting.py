@@ -9,11 +9,13 @@ called as it would have been by the client, and what it finds is written into th
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from igpt.config import load, plain
 from igpt.errors import NotFound, UserError
 from igpt.jobs.base import EvaluationConfig, Job, JobConfig, Preparation, Prepared
+from igpt.jobs.pins import hold_model, settle_again
 from igpt.jobs.references import only_pretraining
 from igpt.runs import Run, Spec
 from igpt.runs.record import SETTLED, open_run
@@ -86,7 +88,10 @@ def settle_inputs(run: Run, job: Job, workers: int) -> Spec:
         )
     config = load(job.config, json.dumps(spec.config), f"{run.uri}/spec.yaml, config")
     folder = Path(spec.inputs["folder"])
-    prepared = job.prepare(config, Preparation(run.root, folder, workers))
+    prepare = partial(job.prepare, config, Preparation(run.root, folder, workers))
+    prepared = prepare()
+    while not hold_model(run, prepared.config):
+        prepared = settle_again(prepared, prepare)
     body = {"config": plain(prepared.config), "inputs": spec.inputs | prepared.inputs}
     run.record.create(SETTLED, json.dumps(body, indent=1).encode())
     return run.spec()

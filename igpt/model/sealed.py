@@ -3,12 +3,16 @@
 `manifest.json` lists the bytes and sha256 of each file, and `COMMITTED`, written last, holds the
 sha256 of the manifest. What carries no seal was never finished and is not read. Checkpoints are
 such folders; so are the models that are read back from them.
+
+Who needs a folder that may be dropped pins it, by an empty object `pins/<its name>`: it looks for
+the seal after that, and who drops the folder looks for pins after taking the seal off. So one of
+the two sees the other, and gives way.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -20,6 +24,7 @@ from igpt.storage.files import explained
 
 MANIFEST = "manifest.json"
 SEAL = "COMMITTED"
+PINS = "pins/"
 
 
 class SealedFile(Strict):
@@ -58,6 +63,36 @@ def seal(store: Store, manifest: Manifest) -> None:
     text = json.dumps(manifest.model_dump(mode="json"), indent=1).encode()
     store.put(MANIFEST, text)
     store.put(SEAL, hashlib.sha256(text).hexdigest().encode())
+
+
+def pin(store: Store, holder: str) -> bool:
+    """Keeps the folder from being dropped while `holder` needs it; False where it has no seal."""
+    key = PINS + holder
+    store.put(key, b"")
+    if store.exists(SEAL):
+        return True
+    store.delete([key])
+    return False
+
+
+def is_pinned(store: Store, pins: Iterable[str], needs: Callable[[str], bool]) -> bool:
+    """Whether one of the folder's `pins`, keys in it, holds; those that do not are removed.
+
+    needs: whether the one of this name still needs the folder.
+    """
+    held = {key: needs(key.removeprefix(PINS)) for key in pins}
+    store.delete([key for key, needed in held.items() if not needed])
+    return any(held.values())
+
+
+def unseal(store: Store, needs: Callable[[str], bool]) -> bool:
+    """Takes the seal off a folder that is to be dropped; False where it was pinned meanwhile."""
+    content = store.get(SEAL)
+    store.delete([SEAL])
+    if is_pinned(store, [info.key for info in store.objects(PINS)], needs):
+        store.put(SEAL, content)
+        return False
+    return True
 
 
 def read_manifest(store: Store) -> Manifest:

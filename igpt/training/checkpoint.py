@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from igpt.errors import DataCorrupt
-from igpt.model.sealed import SEAL, describe, read_manifest, seal, verified
+from igpt.model.sealed import (
+    PINS,
+    SEAL,
+    describe,
+    is_pinned,
+    read_manifest,
+    seal,
+    unseal,
+    verified,
+)
 from igpt.model.tensors import save_tensors
 from igpt.storage import Store
 from igpt.storage.files import explained
@@ -178,29 +187,37 @@ def prune(
     attempt: int,
     keep: int,
     milestones: Collection[int],
+    needs: Callable[[str], bool] = lambda holder: True,
 ) -> list[CheckpointRef]:
     """Drops what nobody will start from again, and returns it.
 
     Of those in `counting`, the committed ones on the lineage, the newest `keep` and the milestones
     stay. What an attempt before ours left behind and does not count goes too: unfinished folders,
-    and what it committed behind the back of its successor.
+    and what it committed behind the back of its successor. What is pinned stays as long as `needs`
+    says that one of those who pinned it still needs it.
     """
     kept = set(sorted(counting)[-keep:]) | {ref for ref in counting if ref.step in milestones}
     dropped = []
     for ref, keys in _folders(store).items():
-        if ref not in kept and (ref in counting or ref.attempt < attempt):
+        if ref in kept or not (ref in counting or ref.attempt < attempt):
+            continue
+        folder = store.sub(ref.key)
+        names = [key.removeprefix(f"{ref.key}/") for key in keys]
+        if SEAL in names:
+            pins = [name for name in names if name.startswith(PINS)]
             # The seal first: what is half gone must not be taken for whole.
-            store.delete([f"{ref.key}/{SEAL}"])
-            store.delete(keys)
-            dropped.append(ref)
+            if is_pinned(folder, pins, needs) or not unseal(folder, needs):
+                continue
+        folder.delete(names)
+        dropped.append(ref)
     return dropped
 
 
 def _folders(store: Store) -> dict[CheckpointRef, list[str]]:
-    """The keys of each checkpoint's folder, committed or not."""
+    """The keys of each checkpoint's folder, committed or not, its pins among them."""
     found: dict[CheckpointRef, list[str]] = {}
     for info in store.objects():
-        match = re.fullmatch(r"step-(\d{9,})/attempt-(\d+)/[^/]+", info.key)
+        match = re.fullmatch(rf"step-(\d{{9,}})/attempt-(\d+)/({PINS})?[^/]+", info.key)
         if match:
             found.setdefault(CheckpointRef(int(match[1]), int(match[2])), []).append(info.key)
     return found

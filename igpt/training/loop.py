@@ -69,6 +69,7 @@ def train(
     stop: Callable[[], bool],
     start: CheckpointRef | None = None,
     counting: Callable[[], Collection[CheckpointRef]] | None = None,
+    needs: Callable[[str], bool] = lambda holder: True,
     time_left: Callable[[], float] = lambda: math.inf,
 ) -> Outcome:
     """Trains `model`, in place, until the schedule ends, `stop()` says so or a newer attempt rules.
@@ -79,6 +80,7 @@ def train(
     stop: whether this process was asked to stop; the answer of any rank stops all.
     start: the committed checkpoint to go on from; None starts from the weights of `model`.
     counting: lists the committed checkpoints that count, for pruning; None means that all do.
+    needs: whether the one of this name still needs a checkpoint that it has pinned, for pruning.
     time_left: seconds until this process is killed, where it was asked to stop.
 
     Checkpoints wait for a store that is away, steps do not (`igpt.training.writer`).
@@ -98,6 +100,7 @@ def train(
             milestones=settings.milestones,
             superseded=sink.superseded,
             counting=counting or (lambda: list_committed(checkpoints)),
+            needs=needs,
             flush=sink.flush,
             time_left=time_left,
         ) as writer,

@@ -27,8 +27,8 @@ class CheckpointWriter:
     then gives way to a newer checkpoint, unless it is a milestone. A full disk is not waited for.
 
     flush: called before each, for what has to be durable when it is committed. counting: lists the
-    committed checkpoints on the lineage, for pruning. time_left: seconds until this process is
-    killed, where it was asked to stop.
+    committed checkpoints on the lineage, for pruning. needs: whether who pinned one still needs it.
+    time_left: seconds until this process is killed, where it was asked to stop.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class CheckpointWriter:
         milestones: Collection[int],
         superseded: Callable[[], bool],
         counting: Callable[[], Collection[CheckpointRef]],
+        needs: Callable[[str], bool] = lambda holder: True,
         flush: Callable[[], None] = lambda: None,
         time_left: Callable[[], float] = lambda: math.inf,
         patience: float = PATIENCE_SECONDS,
@@ -50,6 +51,7 @@ class CheckpointWriter:
         self._milestones = milestones
         self._superseded = superseded
         self._counting = counting
+        self._needs = needs
         self._flush = flush
         self._time_left = time_left
         self._patience = Patience(patience)
@@ -188,6 +190,7 @@ class CheckpointWriter:
                 attempt=self._attempt,
                 keep=self._keep,
                 milestones=self._milestones,
+                needs=self._needs,
             )
         except (IgptError, OSError) as error:  # the next one does it
             log.warning("older checkpoints are not dropped now: %s", error)

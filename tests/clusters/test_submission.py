@@ -16,12 +16,14 @@ from sklearn.datasets import load_digits
 
 from igpt.clusters import cancel, resume, status
 from igpt.clusters.attempts import wait_for_others
+from igpt.clusters.local.config import LocalCluster
 from igpt.clusters.ranks.requests import Requests
 from igpt.clusters.steering import code_of
 from igpt.clusters.submission import Proposal, accept, propose
 from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs import find_job
+from igpt.jobs.references import committed_checkpoints
 from igpt.runs import Run, create_run
 from igpt.runs import events as ev
 from igpt.runs.reading import read_json
@@ -68,7 +70,12 @@ def submitted(store: Store, desk: Path, *arguments: str) -> Run:
     return open_run(store, json.loads(done.stdout)["run"])
 
 
-def proposed(store: Store, *before: Run, model: str | None = None) -> Proposal:
+def proposed(
+    store: Store,
+    *before: Run,
+    model: str | None = None,
+    where: LocalCluster | None = None,
+) -> Proposal:
     """To draw an image from a model that another run, the first by default, has still to make."""
     job = find_job("generate")
     text = f"model: {model or before[0].id}\nsamples: 1\ncompletions: 0"
@@ -76,7 +83,7 @@ def proposed(store: Store, *before: Run, model: str | None = None) -> Proposal:
         store,
         job,
         load(job.config, text, "drawn.yaml"),
-        study.cluster(),
+        where or study.cluster(),
         folder=Path("/"),
         arguments=["test"],
         name="drawn",
@@ -258,6 +265,30 @@ def test_the_latest_model_of_a_run_that_waits_is_that_of_the_pretraining_it_wait
         proposed(store, first, second, model="latest")
     named = proposed(store, first, second, model=second.id)
     assert named.spec.config["model"] == second.id
+
+
+def test_the_checkpoint_a_run_was_submitted_with_is_there_when_its_turn_comes(root: Store) -> None:
+    def whole(address: str) -> bool:
+        return root.exists(f"{address}/COMMITTED")
+
+    one = study.cluster(max_parallel=1)
+    training = study.start(root, one, *LONG, "checkpoints.keep=1")
+    study.reached(training, 20)
+    asked = proposed(root, model=training.id, where=one)
+    late = asked.spec.config["model"]
+    study.until(lambda: not whole(late), "the checkpoint is dropped before the user says yes")
+    drawn = accept(asked).run
+    held = drawn.spec().config["model"]
+    assert held > late
+    newest = max(committed_checkpoints(training))[0]
+    study.reached(training, newest + 60)
+    assert whole(held)
+    assert len(committed_checkpoints(training)) <= 3  # the one that is just being dropped, too
+    cancel(training)
+    assert study.ended(drawn).state is RunState.FINISHED
+    assert whole(held)
+    resume(training)
+    study.until(lambda: not root.objects(held), "what nobody needs any more is dropped")
 
 
 def test_a_run_that_waits_says_for_which(store: Store) -> None:

@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 from igpt.errors import DataCorrupt, Unreachable, UserError
 from igpt.model.interchange import load_model
-from igpt.model.sealed import Manifest, SealedFile, verified
+from igpt.model.sealed import Manifest, SealedFile, pin, verified
 from igpt.model.transformer import ImageGPT
 from igpt.storage import Store
+from igpt.storage.base import ObjectInfo
 from igpt.training.checkpoint import (
     Checkpoint,
     CheckpointRef,
@@ -286,6 +288,73 @@ def test_pruning_keeps_the_newest_and_the_milestones(store: Store) -> None:
     assert dropped == refs((5, 1))
     assert list_committed(store) == refs((3, 1), (8, 1), (13, 1))
     assert not store.objects("step-000000005")
+
+
+def test_pruning_keeps_what_is_pinned_as_long_as_it_is_needed(store: Store) -> None:
+    for step in (3, 5, 8, 13):
+        save(store, step)
+    for step, holder in ((3, "done"), (3, "probe"), (5, "done")):
+        assert pin(store.sub(f"step-{step:09d}/attempt-1"), holder)
+    for needed, dropped, left in (("probe", (5, 8), (3, 13)), ("", (3,), (13,))):
+        pruned = prune(
+            store,
+            list_committed(store),
+            attempt=1,
+            keep=1,
+            milestones=(),
+            needs=lambda holder, needed=needed: holder == needed,  # type: ignore[misc]
+        )
+        assert pruned == refs(*((step, 1) for step in dropped))
+        assert list_committed(store) == refs(*((step, 1) for step in left))
+        pins = [info.key for info in store.objects() if "/pins/" in info.key]
+        assert pins == ([f"step-000000003/attempt-1/pins/{needed}"] if needed else [])
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A real store; it tells what it is asked to list and to delete."""
+
+    inner: Store
+    lists: list[str]
+    deletes: Callable[[Store, Sequence[str]], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def sub(self, prefix: str) -> "Watched":
+        return replace(self, inner=self.inner.sub(prefix))
+
+    def objects(self, prefix: str = "") -> list[ObjectInfo]:
+        self.lists.append(prefix)
+        return self.inner.objects(prefix)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self.deletes(self.inner, keys)
+        self.inner.delete(keys)
+
+
+def test_a_checkpoint_that_is_pinned_while_it_is_dropped_stays_whole(store: Store) -> None:
+    save(store, 3)
+    save(store, 5)
+    pinned: list[bool] = []
+
+    def at_the_last_moment(folder: Store, keys: Sequence[str]) -> None:
+        if list(keys) == ["COMMITTED"]:
+            pinned.append(pin(folder, "probe"))
+
+    lists: list[str] = []
+    watched: Any = Watched(store, lists, at_the_last_moment)
+    options: dict[str, Any] = {"attempt": 1, "keep": 1, "milestones": ()}
+    assert prune(watched, list_committed(store), **options) == []
+    assert pinned == [True]
+    assert load_checkpoint(store, CheckpointRef(3, 1)).step == 3
+    store.delete(["step-000000003/attempt-1/pins/probe"])
+    lists.clear()
+    unwatched: Any = Watched(store, lists, lambda folder, keys: None)
+    assert prune(unwatched, list_committed(store), **options) == refs((3, 1))
+    assert lists == ["", "pins/"]  # all that it costs where nothing is pinned
+    assert not pin(store.sub("step-000000003/attempt-1"), "late")
+    assert not store.objects("step-000000003")
 
 
 def test_pruning_clears_what_older_attempts_left_behind(store: Store) -> None:

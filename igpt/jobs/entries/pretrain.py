@@ -1,11 +1,13 @@
 """Carries out `pretrain`: hands the run to the training loop, which knows no run."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from igpt.errors import Superseded
 from igpt.jobs.context import Context, Stopped
 from igpt.jobs.entries.common import dataset_of, pick_device
+from igpt.jobs.pins import needs_model
 from igpt.jobs.pretrain import PretrainConfig
 from igpt.jobs.references import checkpoint_key
 from igpt.model.transformer import ImageGPT
@@ -50,6 +52,7 @@ def run(config: PretrainConfig, context: Context) -> dict[str, Any]:
             stop=context.stop,
             start=start,
             counting=counting,
+            needs=partial(needs_model, context.root),
             time_left=context.time_left,
         )
     if outcome.status == "superseded":
