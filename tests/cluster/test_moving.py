@@ -16,7 +16,7 @@ from igpt.runs.record import open_run
 from igpt.runs.state import RunState
 from igpt.storage import Store, open_store
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG, on_ray, where
+from tests.cluster.scenario import LONGER, on_ray, where
 from tests.support import study
 from tests.support.ray_cluster import RayHosts
 from tests.support.slurm_cluster import SlurmCluster
@@ -77,12 +77,12 @@ def test_a_run_moves_from_slurm_to_ray_to_this_machine_with_any_number_of_worker
     stay: Stay,
 ) -> None:
     base = scenario.base_folder(tmp_path_factory)
-    run = study.start(root, where(tmp_path), *LONG)
+    run = study.start(root, where(tmp_path), *LONGER)
     study.until(lambda: scenario.trained(run, 100), "it trains on Slurm", 240)
     cancel(run)
     assert scenario.ended(run).state is RunState.CANCELLED, scenario.story(run)
     first = int(scenario.last(run, ev.CHECKPOINTED)["step"])
-    straight = scenario.yardstick(digits, base, *LONG)
+    straight = scenario.yardstick(digits, base, *LONGER)
 
     resume(run, on_ray(ray_hosts, workers=1))
     study.until(lambda: scenario.trained(run, first + 100), "it trains on Ray", 240)
@@ -98,7 +98,7 @@ def test_a_run_moves_from_slurm_to_ray_to_this_machine_with_any_number_of_worker
     kinds = [cluster_at(run, claim.attempt).kind for claim in run.claims()]
     assert kinds == ["slurm", "ray", "local"]
     assert [claim.start_step for claim in run.claims()] == [0, first, second]
-    assert study.digests(run) == scenario.planned(digits, base, *LONG)
+    assert study.digests(run) == scenario.planned(digits, base, *LONGER)
     losses = study.losses(run)
     assert all(losses[step] == straight[step] for step in range(1, first + 1))
     assert apart(losses, straight, first) < NATS
@@ -123,4 +123,4 @@ def final(run: Run) -> float:
 def seeds(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The validation losses of three runs that stayed, each with a seed of its own."""
     base = scenario.base_folder(tmp_path_factory)
-    return [scenario.final(digits, base, *LONG, *more) for more in ((), ("seed=1",), ("seed=2",))]
+    return [scenario.final(digits, base, *LONGER, *more) for more in ((), ("seed=1",), ("seed=2",))]

@@ -23,7 +23,7 @@ from igpt.runs.state import RunState
 from igpt.storage import Store
 from tests.cli.command import igpt
 from tests.cluster import scenario
-from tests.cluster.scenario import LONG, where
+from tests.cluster.scenario import LONG, LONGER, where
 from tests.support import study
 from tests.support.schemas import validated
 from tests.support.slurm_cluster import SlurmCluster
@@ -199,11 +199,12 @@ def test_who_looks_on_sees_a_run_wait_work_break_and_finish(
 
 
 def test_a_run_moves_from_slurm_to_this_machine_and_back_without_a_trace_in_its_losses(
-    private_slurm: SlurmCluster, jobs: Jobs, straight: dict[int, float]
+    private_slurm: SlurmCluster, jobs: Jobs, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    straight = scenario.yardstick(digits, scenario.base_folder(tmp_path_factory), *LONGER)
     here = jobs.folder / "here.yaml"
     here.write_text(dump_yaml(study.cluster(workers=2, max_parallel=9)))
-    run = study.start(jobs.root, where(jobs.folder), *LONG)
+    run = study.start(jobs.root, where(jobs.folder), *LONGER)
     first = scenario.job(run)
     study.reached(run, 100)
     assert jobs.json("cancel", run.id, "--wait")["state"] == "cancelled"
