@@ -6,6 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+# pip would compile on one core what is compiled on all of them afterwards.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+# A run is many processes, and each would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 quickstart: $(INSTALLED)
 	$(BIN)/igpt-jobs quickstart $(QUICKSTART)
@@ -28,11 +33,13 @@ benchmark: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(INSTALL) -e .
+	$(COMPILE)
 	touch $@
 
 $(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
+	$(COMPILE)
 	touch $@ $(INSTALLED)
 
 $(VENV):

@@ -8,42 +8,27 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
-
-from igpt.data import Dataset, open_dataset
+from igpt.data import Dataset
 from igpt.errors import DataCorrupt, IgptError, Unreachable, UserError
 from igpt.evaluation import (
     ProbeRow,
-    Subset,
-    open_features,
-    probe_layer,
-    raw_pixels,
     rows_from_json,
     rows_to_json,
     select,
-    split_subset,
 )
 from igpt.jobs.context import Context
 from igpt.jobs.entries.common import dataset_of, pick_device
 from igpt.jobs.entries.features import load_subject, make_features
 from igpt.jobs.explaining import explain
 from igpt.jobs.features import SPLITS
-from igpt.jobs.references import open_reference
 from igpt.runs.failures import FailureClass
-from igpt.runs.record import run_at
-from igpt.storage.patience import insist
+from igpt.sweeps.layer import LAYERS, Trial, run_trial
 from igpt.sweeps.probe import ProbeConfig
 from igpt.sweeps.ray_tune import run_trials
 
 log = logging.getLogger("igpt")
-
-_LAYERS = "probe/layers"  # of the run's record
 
 #: What is raised for a trial's failure, by its class; the first explains more than the last.
 _RAISED: dict[FailureClass | None, type[Exception]] = {
@@ -54,25 +39,6 @@ _RAISED: dict[FailureClass | None, type[Exception]] = {
 }
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One layer of one subject: what a worker of Ray needs to know, as plain values."""
-
-    subject: str
-    layer: int
-    features: str | None  # where in the store the subject's features are; None: raw pixels
-    data: str  # a settled reference
-    run: str  # its address
-    l2: tuple[float, ...]
-    budgets: tuple[Any, ...]
-    seeds: tuple[int, ...]
-
-    @property
-    def key(self) -> str:
-        """Where its rows go, in the folder of the run's layers."""
-        return f"{self.subject.replace(' ', '-')}-{self.layer:03d}.json"
-
-
 def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     """Runs the sweep; the result holds the selections, probe/ in the run's record every row."""
     if context.rank != 0:  # Ray spreads the work, not the launcher
@@ -80,7 +46,7 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
     data = dataset_of(context, config.data or "", context.run.spec().inputs["data"])
     places = _features(config, context, data)
     trials = _trials(config, context, places)
-    results = context.run.record.sub(_LAYERS)
+    results = context.run.record.sub(LAYERS)
     context.keeps_pieces(results)
     there = set(results.children())
     pending = [trial for trial in trials if trial.key not in there]
@@ -117,23 +83,6 @@ def run(config: ProbeConfig, context: Context) -> dict[str, Any]:
         "rows": len(rows),
         "selections": [selection.model_dump() for selection in select(rows)],
     }
-
-
-def run_trial(trial: Trial) -> None:
-    """Fits every L2, budget and seed of one layer, on one thread, and keeps the rows."""
-    with threadpool_limits(1):
-        parts, source_order = insist(partial(_read, trial), full=False)
-        rows = probe_layer(
-            *parts,
-            subject=trial.subject,
-            layer=trial.layer,
-            l2=trial.l2,
-            budgets=trial.budgets,
-            seeds=trial.seeds,
-            source_order=source_order,
-        )
-    results = run_at(trial.run).record.sub(_LAYERS)
-    insist(partial(results.put, trial.key, rows_to_json(rows).encode()), full=False)
 
 
 def failure_of(errors: Sequence[Exception], what: str) -> Exception:
@@ -195,15 +144,3 @@ def _trials(
             for layer in layers
         ]
     return trials
-
-
-def _read(trial: Trial) -> tuple[list[Subset], NDArray[np.int64]]:
-    """The samples of each split with the trial's features, and the order of those of train."""
-    root = run_at(trial.run).root
-    data = open_dataset(open_reference(root, trial.data))
-    if trial.features is None:
-        parts = [split_subset(data, split, raw_pixels(data, split)) for split in SPLITS]
-    else:
-        features = open_features(root.sub(trial.features))
-        parts = [split_subset(data, split, features.layer(split, trial.layer)) for split in SPLITS]
-    return parts, data.source_order("train")

@@ -157,7 +157,12 @@ def _read(terminal: int) -> bytes:
 def test_planning_loads_nothing_heavy(root: Store, tmp_path: Path, model: str) -> None:
     heavy = ("torch", "ray", "submitit", "scipy", "sklearn", "matplotlib", "pyarrow", "boto3")
     probe = ("probe", model, "data=data/digits", "budgets=[40,all]")
-    for arguments in (PRETRAIN, probe, ("features", model, "data=data/digits")):
+    labels = "pyarrow"  # the probe reads them
+    for arguments, needed in (
+        (PRETRAIN, ""),
+        (probe, labels),
+        (("features", model, "data=data/digits"), ""),
+    ):
         code = (
             "import sys\n"
             f"sys.argv = ['igpt-jobs', 'plan', '--store', {root.uri!r}, *{arguments!r}]\n"
@@ -171,7 +176,7 @@ def test_planning_loads_nothing_heavy(root: Store, tmp_path: Path, model: str) -
         ended = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
         )
-        assert ended.stdout.splitlines()[-1] == "LOADED"
+        assert ended.stdout.splitlines()[-1] == f"LOADED {needed}".strip()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A whole study by its commands alone: in a folder, and in a bucket of a real S3 server."""
+"""A whole study by its commands alone in a bucket of a real S3 server.
+
+The README's commands, which a test runs as well, have one in a folder.
+"""
 
 import json
 import shutil
@@ -38,13 +41,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture
+def place(s3_bucket: str) -> Iterator[Store]:
     """The store of the study."""
-    uri = str(tmp_path / "store")
-    if request.param == "bucket":
-        uri = request.getfixturevalue("s3_bucket") + "/study"
-    store = open_store(uri)
+    store = open_store(f"{s3_bucket}/study")
     with study.cleaned(store):
         yield store
 

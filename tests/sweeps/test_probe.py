@@ -1,6 +1,8 @@
 """What the sweep `probe` asks of its data, before the features cost anything."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from threading import Timer
 
@@ -18,8 +20,9 @@ from igpt.model.transformer import ImageGPT
 from igpt.runs import Run, create_run
 from igpt.runs.failures import FailureClass
 from igpt.storage import Store
+from igpt.sweeps.layer import LAYERS, Trial, run_trial
 from igpt.sweeps.probe import ProbeConfig, prepare
-from igpt.sweeps.probe_trials import Trial, failure_of, run_trial
+from igpt.sweeps.probe_trials import failure_of
 
 CROPS = "random crops"
 TWO = np.arange(40) % 2  # the labels; 20 are of train, 10 each of validation and test
@@ -131,3 +134,17 @@ def test_a_layer_waits_for_a_store_that_is_away(root: Store, tmp_path: Path) -> 
     run_trial(trial)
     timer.join()
     assert run.record.children("probe/layers") == [trial.key]
+
+
+def test_a_layer_is_fitted_without_torch(root: Store) -> None:
+    run, _ = create_run(root, job="probe", name="p", config={}, inputs={}, status=Run.status)
+    trial = Trial("raw pixels", 0, None, "data/digits", run.uri, (1.0,), (40,), (1,))
+    code = (
+        "import sys\n"
+        "from igpt.sweeps.layer import Trial, run_trial\n"
+        f"run_trial({trial!r})\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert run.record.exists(f"{LAYERS}/{trial.key}")
