@@ -31,6 +31,7 @@ def check_can_finish(runs: Iterable[Run]) -> None:
     """Raises UserError where one of these runs has ended without having finished, or is gone."""
     for run in runs:
         try:
+            run.spec()  # after it was deleted, its ranks may have written events
             now = run.status()
         except NotFound:
             raise UserError(

@@ -24,6 +24,7 @@ from igpt.config import load
 from igpt.errors import UserError
 from igpt.jobs import find_job
 from igpt.jobs.references import committed_checkpoints
+from igpt.jobs.waiting import check_can_finish
 from igpt.runs import Run, create_run
 from igpt.runs import events as ev
 from igpt.runs.reading import read_json
@@ -225,6 +226,15 @@ def test_a_run_after_one_that_will_not_finish_fails_and_says_why(root: Store, ho
     if how != "deleted":
         with pytest.raises(UserError, match=f"resume {first.id} first"):
             resume(later)
+
+
+def test_a_run_that_was_deleted_is_gone_whatever_its_ranks_write_after_that(store: Store) -> None:
+    run, _ = create_run(store, job="shard", name="s", config={}, inputs={}, status=status)
+    check_can_finish([run])
+    run.delete()
+    run.event(ev.STARTED, writer="worker", attempt=1)
+    with pytest.raises(UserError, match="was deleted"):
+        check_can_finish([run])
 
 
 def test_a_run_that_waits_for_another_can_be_cancelled_and_resumed_to_wait_again(
