@@ -17,6 +17,7 @@ from igpt.errors import IgptError
 from igpt.model.transformer import ImageGPT
 from igpt.training import parallel
 from igpt.training.config import TOKENS_ON_CPU, TrainingConfig
+from igpt.training.optimizer import AdamW
 
 
 class LossSum(nn.Module):
@@ -47,7 +48,8 @@ class Worker:
         self.compiled = config.compile if config.compile != "auto" else device.type == "cuda"
         self.micro_batch = 0  # until `prepare`
         settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
+        kind = torch.optim.AdamW if self.compiled else AdamW
+        self.optimizer = kind(
             self.model.parameters(),
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
