@@ -160,10 +160,12 @@ def deterministic(device: torch.device, precision: str) -> Iterator[None]:
 
     bfloat16 is for speed and keeps the faster kernels.
     """
+    if device.type != "cuda" or precision != "float32":
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    if device.type == "cuda" and precision == "float32":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
