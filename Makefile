@@ -21,7 +21,7 @@ test: $(INSTALLED_DEV)
 # A real Slurm and a real Ray of several nodes on this machine: needs root, and apt's slurm-wlm,
 # munge, iproute2, slurmdbd, mariadb-server and faketime.
 test-cluster: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -n 4 --dist load --maxschedchunk 1 tests/cluster
+	$(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 tests/cluster
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .

@@ -145,7 +145,7 @@ def test_a_sweep_that_is_preempted_goes_on_from_the_layers_that_are_done(
     assert scenario.kinds(run)[ev.FAILED] == 0
     assert len(run.claims()) == 2
     assert len(layers(run)) == LAYERS
-    assert len(hosts(run, 2)) == LAYERS - len(done)  # none was fitted twice
+    assert len(hosts(run, run.claims()[-1].attempt)) == LAYERS - len(done)  # none was fitted twice
 
 
 def test_a_sweep_that_is_cancelled_ends_with_its_ray(
@@ -175,7 +175,7 @@ def test_a_node_whose_ray_ends_costs_an_attempt_and_no_layer(
     assert scenario.ended(run, 400).state is RunState.FINISHED, scenario.story(run)
     gone(private_slurm)
     assert len(run.claims()) == 2
-    assert len(hosts(run, 2)) == LAYERS - len(done)
+    assert len(hosts(run, run.claims()[-1].attempt)) == LAYERS - len(done)
 
 
 def test_a_killed_parent_takes_its_ray_along_and_the_sweep_goes_on(

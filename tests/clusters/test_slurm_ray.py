@@ -23,7 +23,8 @@ from igpt.clusters.slurm.ray_daemon import (
     short_folder,
     start_command,
 )
-from igpt.clusters.slurm.ray_nodes import RayFailed, gpus_of, own_address
+from igpt.clusters.slurm.ray_nodes import RayFailed, gpus_of, not_started, own_address
+from igpt.runs.failures import FailureClass
 from tests.support import study
 
 HEAD = RayNode("10.0.0.1", cpus=8, gpus=2, role=Ports(20_001, 20_002, 20_003))
@@ -99,6 +100,23 @@ def test_the_gpus_of_a_node_are_those_that_it_asks_slurm_for(
 )
 def test_the_last_words_are_the_last_exception_or_line(text: str, words: str) -> None:
     assert last_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "late", "failure"),
+    [
+        ("Exception: The current node timed out during startup. This", False, FailureClass.NODE),
+        ("waiting for the head", True, FailureClass.NODE),
+        ("no room for Ray here", False, FailureClass.CRASH),
+    ],
+)
+def test_a_node_on_which_ray_takes_too_long_is_a_slow_one(
+    words: str, late: bool, failure: FailureClass
+) -> None:
+    failed = not_started("n2", words, late=late)
+    assert failed.failure is failure
+    assert str(failed).startswith("Ray did not start on n2")
+    assert f": {words}" in str(failed)
 
 
 def test_last_words_are_of_bounded_length() -> None:

@@ -243,11 +243,20 @@ def _await_start(seat: Seat, running: Daemon) -> None:
     while not running.started:
         late = time.monotonic() > deadline
         if running.ended or late:
-            why = f"Ray did not start on {seat.host(seat.node)}"
-            why += f" within {START_SECONDS:.0f} s" if late else ""
-            raise RayFailed(f"{why}: {running.last_words()}", FailureClass.CRASH)
+            raise not_started(seat.host(seat.node), running.last_words(), late=late)
         seat.stop_where_asked()
         time.sleep(_TICK)
+
+
+def not_started(host: str, words: str, *, late: bool) -> RayFailed:
+    """That Ray did not start on a node, and its last words; where it took too long, that is slow.
+
+    late: by our own clock. Ray itself gives a node that is busy half a minute.
+    """
+    slow = late or "timed out during startup" in words
+    within = f" within {START_SECONDS:.0f} s" if late else ""
+    why = f"Ray did not start on {host}{within}: {words}"
+    return RayFailed(why, FailureClass.NODE if slow else FailureClass.CRASH)
 
 
 def _missing(seat: Seat) -> list[int]:
