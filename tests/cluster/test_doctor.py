@@ -130,8 +130,9 @@ def test_wrong_credentials_of_one_node_are_named_and_that_node_is_heard(
 ) -> None:
     with relay(private_slurm.gateway, s3_server.endpoint) as endpoint:
         (tmp_path / "igpt.yaml").write_text(f"s3: {{endpoint: '{endpoint}'}}\n")
-        wrong = '[ "$SLURMD_NODENAME" = n1 ] || export AWS_SECRET_ACCESS_KEY=wrong'
-        cluster_file(tmp_path, setup=[wrong])
+        keys = tmp_path / "keys"
+        keys.write_text("export AWS_SECRET_ACCESS_KEY=wrong\n")
+        cluster_file(tmp_path, setup=[f'[ "$SLURMD_NODENAME" = n1 ] || source {keys}'])
         code, findings = doctor(tmp_path, store=f"{s3_bucket}/study")
     failed = failures(findings)
     assert code == 3
