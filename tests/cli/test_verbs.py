@@ -78,8 +78,7 @@ def test_exit_codes_of_waiting_are_those_of_the_outcome(root: Store, tmp_path: P
     resumed = igpt("resume", run.id, "--json", folder=tmp_path, store=root.uri)
     assert json.loads(resumed.stdout)["step"] > 0
     study.until(lambda: status(run).state is RunState.RUNNING, "it runs again")
-    study.send(study.processes(run), signal.SIGKILL)
-    study.until(lambda: not study.processes(run), "all are dead")
+    study.kill(run)
     assert igpt("status", run.id, "--wait", folder=tmp_path, store=root.uri).returncode == 6
     assert igpt("status", run.id, folder=tmp_path, store=root.uri).returncode == 0
 

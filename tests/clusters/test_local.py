@@ -113,8 +113,7 @@ def test_a_worker_that_dies_again_and_again_uses_up_its_budget(root: Store) -> N
 def test_a_damaged_checkpoint_stops_the_run_and_is_named(root: Store) -> None:
     run = study.start(root, study.cluster(retries={"node": 0}), *LONG)
     study.reached(run, 60)
-    study.send(study.processes(run), signal.SIGKILL)
-    study.until(lambda: not study.processes(run), "all are dead")
+    study.kill(run)
     saved = newest_checkpoint(run)
     assert saved is not None
     key = f"checkpoints/step-{saved[0]:09d}/attempt-1/model.safetensors"

@@ -57,8 +57,7 @@ def test_killed_workers_and_killed_everything_leave_no_trace_in_the_losses(
     )
     # Everything: nobody is left, the run stalls, and the user resumes it.
     study.reached(run, 20)
-    study.send(study.processes(run), signal.SIGKILL)
-    study.until(lambda: not study.processes(run), "all are dead")
+    study.kill(run)
     stalled = status(run)
     assert stalled.state is RunState.STALLED
     assert stalled.exit_code == 6
@@ -122,8 +121,7 @@ def test_an_attempt_that_sleeps_through_a_resume_commits_nothing(root: Store) ->
 def test_any_number_of_workers_takes_a_run_on_with_the_same_data(root: Store) -> None:
     run = study.start(root, study.cluster(workers=1))
     study.reached(run, 10)
-    study.send(study.processes(run), signal.SIGKILL)
-    study.until(lambda: not study.processes(run), "all are dead")
+    study.kill(run)
     resume(run, study.cluster(workers=3))
     assert study.ended(run).state is RunState.FINISHED
     assert [claim.workers for claim in run.claims()] == [1, 3]

@@ -37,8 +37,7 @@ def test_what_a_killed_parent_leaves_is_removed_by_the_next_once_its_ranks_are_g
     remove_abandoned()
     assert left.exists()  # a rank may still be saving
 
-    study.send(ranks, signal.SIGKILL)
-    study.until(lambda: not study.processes(run), "the ranks are gone")
+    study.kill(run)
     assert left.exists()
     resume(run)
     study.until(lambda: not left.exists(), "the next parent has removed it")

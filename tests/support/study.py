@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from igpt.clusters import status, submit
 from igpt.clusters.local.config import LocalCluster
+from igpt.clusters.local.place import process_started
 from igpt.config import load
 from igpt.data import ArraySource, Palette, write_shards
 from igpt.jobs import find_job
@@ -136,6 +137,19 @@ def send(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
+
+
+def kill(run: Run) -> None:
+    """Ends every process of a run at once, and returns when all are dead.
+
+    A process that is about to end has no command line any more, by which `processes` would find it.
+    """
+    victims = processes(run)
+    send(victims, signal.SIGKILL)
+    until(
+        lambda: not processes(run) and not any(map(process_started, victims)),
+        f"all of {run.id} are dead",
+    )
 
 
 @contextmanager
