@@ -11,15 +11,29 @@ import pytest
 from igpt.clusters import cancel, status
 from igpt.clusters.network import free_port
 from igpt.clusters.ranks import watch
+from igpt.clusters.ranks.exits import read_exits, write_exits
+from igpt.clusters.ranks.requests import HANG, PEERS, Requests, hang_key
 from igpt.clusters.ranks.start import START_SECONDS, Ranks, send
 from igpt.clusters.ranks.watch import run_ranks
 from igpt.clusters.submission import propose
 from igpt.config import load
 from igpt.jobs import find_job
-from igpt.runs.failures import FailureClass, classify
+from igpt.runs import Run
+from igpt.runs.failures import FailureClass, RankExit, classify
 from igpt.runs.record import create_run
 from igpt.storage import Store
 from tests.support import study
+
+
+def unstarted(root: Store) -> Run:
+    """A pretraining that nobody looks after."""
+    job = find_job("pretrain")
+    config = load(job.config, study.TRAINING, "test.yaml", ["schedule.steps=100000"])
+    spec = propose(root, job, config, study.cluster(), folder=Path("/"), arguments=[]).spec
+    run, _ = create_run(
+        root, job=job.name, name="test", config=spec.config, inputs=spec.inputs, status=status
+    )
+    return run
 
 
 def test_a_rank_gives_its_peers_up_only_after_a_stuck_one_would_have_been_found(
@@ -55,12 +69,7 @@ def test_a_rank_that_cannot_be_killed_is_given_up(
     root: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No test can make a process that waits inside the kernel: here the signal gets lost."""
-    job = find_job("pretrain")
-    config = load(job.config, study.TRAINING, "test.yaml", ["schedule.steps=100000"])
-    spec = propose(root, job, config, study.cluster(), folder=Path("/"), arguments=[]).spec
-    run, _ = create_run(
-        root, job=job.name, name="stuck", config=spec.config, inputs=spec.inputs, status=status
-    )
+    run = unstarted(root)
     ranks = Ranks(workers=1, master_port=free_port(), heartbeat_seconds=0.2, grace_seconds=0.5)
     lost: list[subprocess.Popen[bytes]] = []
 
@@ -85,3 +94,39 @@ def test_a_rank_that_cannot_be_killed_is_given_up(
         for process in lost:
             send(process, signal.SIGKILL)
             process.wait()
+
+
+def test_a_node_whose_ranks_hang_says_so_before_it_kills_them(
+    root: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once those of another node have ended, the scheduler may kill the parent at any moment."""
+    run = unstarted(root)
+    ranks = Ranks(
+        workers=1, master_port=free_port(), heartbeat_seconds=15, grace_seconds=1, node=1, nodes=2
+    )
+    said: list[list[RankExit] | None] = []
+    kill = watch._Watch.kill
+
+    def killing(watched: watch._Watch) -> None:
+        if watched.alive():
+            said.append(read_exits(run, 1, 1))
+        kill(watched)
+
+    monkeypatch.setattr(watch._Watch, "kill", killing)
+    run_ranks(run, 1, ranks, lambda: HANG)
+    assert said[0] is not None
+    (rank,) = said[0]
+    assert (rank.rank, rank.failure, rank.torn_down) == (1, FailureClass.HANG, False)
+    assert "rank 1 " in rank.reason
+
+
+def test_a_hang_counts_for_more_than_ranks_that_have_ended_of_it(root: Store) -> None:
+    run = unstarted(root)
+    write_exits(run, 1, 0, [RankExit(0, -9)], bad=True)
+
+    def seen() -> str | None:
+        return Requests(run, 0.0, bad_news=["exits-0000-bad.json"], signals=False).of(1)
+
+    assert seen() == PEERS
+    run.record.put(hang_key(1), b"{}")
+    assert seen() == HANG

@@ -2,7 +2,8 @@
 
 A machine is a set of Linux namespaces (processes, network, mounts, host name). The cables meet in
 a switch, which is a namespace too; the machine of the tests has a cable of its own. The file system
-is shared by all.
+is shared by all, but for /dev/shm: there programs name things by process ids, which are not unique
+among machines, and what a killed one leaves would be in the way of a later test.
 
 Nothing of the real machine is changed, and the kernel takes everything away with the process that
 started it. Needs root.
@@ -42,6 +43,7 @@ exec </dev/null >>"$FOLDER/$NAME.output" 2>&1
 set -e
 hostname "$NAME"
 mount --bind "$FOLDER/hosts" /etc/hosts
+mount -t tmpfs -o mode=1777 shm /dev/shm
 [ ! -e /etc/resolv.conf ] || mount --bind /dev/null /etc/resolv.conf
 ip link set lo up
 ip address add "$ADDRESS/24" dev eth0

@@ -108,10 +108,11 @@ class Requests:
             self._found = DELETED
         elif self._bad_news is not None:
             names = set(record.children(f"attempts/{attempt:04d}"))
-            if names & set(self._bad_news):
-                self._found = PEERS
-            elif hang_key(attempt).rpartition("/")[2] in names:
+            # First the hang: it is the reason for which ranks of other nodes end.
+            if hang_key(attempt).rpartition("/")[2] in names:
                 self._found = HANG
+            elif names & set(self._bad_news):
+                self._found = PEERS
             elif stop_key(attempt).rpartition("/")[2] in names:
                 self._stop = str(read_json(record, stop_key(attempt))["reason"])
         if self._bad_news is None and overtaken(history, attempt):

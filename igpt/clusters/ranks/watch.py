@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from igpt.clusters.ranks.exits import write_exits
 from igpt.clusters.ranks.memory import MemoryWatch
 from igpt.clusters.ranks.output import RankOutput
 from igpt.clusters.ranks.progress import Onlooker, Show, read_progress
@@ -169,7 +170,11 @@ class _Watch:
                 self.kill_at = time.monotonic() + _PEERS_SECONDS
 
     def dump(self, why: str = "") -> None:
-        """Every rank's Python stacks into its log; then they are killed."""
+        """Every rank's Python stacks into its log; then they are killed.
+
+        Where there are other nodes, the account of this one is given first: the scheduler may leave
+        its parent no time for that once the ranks of another node have ended.
+        """
         if self.hung is not None:
             return
         found = [why] if why else []
@@ -189,7 +194,19 @@ class _Watch:
             found.append(f"rank {odd} {places[odd]}")
         self.hung = "; ".join(found)
         log.warning("%s; the stacks of all ranks are in their logs", self.hung)
+        if self.ranks.nodes > 1:
+            self.write(self.give_account)
         self.kill_at = time.monotonic()
+
+    def give_account(self) -> None:
+        """Says how the ranks here will have ended: those at work will be killed for their hang."""
+        killed = [
+            RankExit(number, -signal.SIGKILL, FailureClass.HANG, self.hung or "")
+            for number in self.numbers
+            if number not in self.exits
+        ]
+        exits = [*self.exits.values(), *killed]
+        write_exits(self.run, self.attempt, self.ranks.node, exits, bad=True)
 
     def alive(self) -> list[int]:
         """The process ids of the ranks that have not ended."""
